@@ -1,0 +1,57 @@
+# mypy: ignore-errors
+"""How a gradient sum takes in the increment of a tile. The owner of the output adds, nobody else: no locks."""
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+
+from .rounding import downcast, round_to, two_sum, upcast
+
+
+class Accumulator(NamedTuple):
+    """A contiguous sum and, for the schemes that carry one, its companion. No sum where no gradient is wanted."""
+
+    sum: torch.Tensor | None
+    companion: torch.Tensor | None
+
+
+@triton.jit
+def fast_two_sum(a, b):
+    """(s, t) with s = rn(a + b), s + t = a + b, in fp32 for |a| >= |b| (Dekker 1971)."""
+    s = a + b
+    return s, b - (s - a)
+
+
+@triton.jit
+def add_increment(s, c, v, VARIANT: tl.constexpr, DTYPE: tl.constexpr):
+    """The sum s and its companion c after the fp32 increment v, all held in fp32; DTYPE is the storage dtype."""
+    if VARIANT.accumulate == "kahan":
+        # Kahan (1965) as Knuth's TwoSum: every operation in the storage dtype, the increment too.
+        return two_sum(s, round_to(c + round_to(v, DTYPE), DTYPE), DTYPE)
+    elif VARIANT.accumulate == "hilo":
+        if DTYPE == tl.float32:
+            total, low = two_sum(s, v, DTYPE)
+            return fast_two_sum(total, low + c)
+        else:
+            total = (s + c) + v
+            high = round_to(total, DTYPE)
+            return high, round_to(total - high, DTYPE)
+    elif VARIANT.accumulate == "fp32":
+        return s + v, c
+    else:
+        return round_to(s + round_to(v, DTYPE), DTYPE), c
+
+
+@triton.jit
+def accumulate(Acc, offsets, mask, v, VARIANT: tl.constexpr, DTYPE: tl.constexpr):
+    """Adds the tile increment v to the sums at `offsets`."""
+    s = upcast(tl.load(Acc.sum + offsets, mask=mask, other=0.0))
+    if Acc.companion is None:
+        s, _ = add_increment(s, 0.0, v, VARIANT, DTYPE)
+    else:
+        c = upcast(tl.load(Acc.companion + offsets, mask=mask, other=0.0))
+        s, c = add_increment(s, c, v, VARIANT, DTYPE)
+        tl.store(Acc.companion + offsets, downcast(c, Acc.companion.dtype.element_ty), mask=mask)
+    tl.store(Acc.sum + offsets, downcast(s, Acc.sum.dtype.element_ty), mask=mask)

@@ -1,0 +1,35 @@
+"""What executes the kernels of this process: a GPU, or Triton's interpreter (see `interpreter` for the choice)."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from triton.runtime.interpreter import InterpretedFunction
+
+IS_INTERPRETED: bool = isinstance(tl.sum, InterpretedFunction)
+"""Whether this process interprets: what Triton's own library was built for, whatever the environment says now."""
+
+
+def require_device(device: torch.device) -> None:
+    """Raises RuntimeError where the kernels of this process cannot reach tensors on `device`."""
+    if device.type == ("cpu" if IS_INTERPRETED else "cuda"):
+        return
+    if IS_INTERPRETED:
+        raise RuntimeError(
+            f"the tensors are on {device}, but this process runs kernels in Triton's interpreter, on the CPU: "
+            "move them to the CPU, or start the process without TRITON_INTERPRET=1 on a machine with a GPU"
+        )
+    if device.type == "cpu":
+        raise RuntimeError(
+            "the tensors are on the CPU, but this process compiles kernels for a GPU (triton was imported without "
+            "TRITON_INTERPRET=1): set TRITON_INTERPRET=1 before starting Python, or import ccelab.kernels before triton"
+        )
+    raise RuntimeError(f"device {device} is not supported: use a CUDA GPU, or the CPU through Triton's interpreter")
+
+
+def describe(device: torch.device) -> str:
+    """What executes the kernels, for reports."""
+    if IS_INTERPRETED:
+        return f"Triton {triton.__version__} interpreter on the CPU"
+    return f"{torch.cuda.get_device_name(device)}, Triton {triton.__version__}"

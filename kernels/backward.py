@@ -1,0 +1,159 @@
+# mypy: ignore-errors
+"""The backward pass (paper, Algorithm 3): recompute a tile, form its residual, filter, multiply, accumulate.
+
+Two kernels with the same tiles and the same decisions: programs of one own rows of dE, programs of the other own
+rows of dC (and entries of dbias). Each output has one writer and a fixed order, so gradients repeat bit for bit.
+"""
+
+import triton
+import triton.language as tl
+
+from .accumulate import accumulate
+from .logits import add_bias, dot_logits, load_bias, mask_columns, soft_cap
+from .matrix import gather_rows
+from .residual import is_live, load_row_data, logit_gradient, softmax
+from .rounding import dot, downcast
+
+
+@triton.jit
+def vocabulary_tile(Ordering, tile, V, BLOCK: tl.constexpr):
+    """(columns, mask) of one tile of the vocabulary, in the given order or as it is."""
+    place = tile * BLOCK + tl.arange(0, BLOCK)
+    mask = place < V
+    if Ordering is None:
+        return place, mask
+    else:
+        return tl.load(Ordering + place, mask=mask, other=0), mask
+
+
+@triton.jit
+def tile_gradient(E, C, Bias, i, row_mask, rows, cols, col_mask, col_end, V, D, softcap, TILES: tl.constexpr):
+    """(g, p): the residual of one tile, divided by each row's scale, and its softmax."""
+    raw = dot_logits(E, C, 0, i, row_mask, 0, cols, col_mask, D, TILES, False, False)
+    raw = add_bias(raw, load_bias(Bias, cols, col_mask))
+    z = mask_columns(soft_cap(raw, softcap), col_mask, col_end, V)
+    p = softmax(z, rows)
+    return logit_gradient(p, raw, rows, cols, col_mask, V, softcap), p
+
+
+@triton.jit
+def embeddings_kernel(
+    E,
+    C,
+    Bias,
+    Target,
+    RowMax,
+    LogSum,
+    DLoss,
+    DLse,
+    Ordering,
+    Acc,
+    Kept,  # (row blocks,) int32 or None
+    Mass,  # (N,) fp32 or None
+    softcap,
+    eps,
+    N,
+    V,
+    D,
+    ignore_index,
+    VARIANT: tl.constexpr,
+    TILES: tl.constexpr,
+):
+    """dE: one program per block of rows walks the vocabulary."""
+    i = tl.program_id(0) * TILES.block_n + tl.arange(0, TILES.block_n)
+    row_mask = i < N
+    rows = load_row_data(Target, RowMax, LogSum, DLoss, DLse, i, N, ignore_index)
+    kept = 0
+    mass = tl.full((TILES.block_n,), 0.0, tl.float32)
+    for tile in range(0, tl.cdiv(V, TILES.block_v)):
+        cols, col_mask = vocabulary_tile(Ordering, tile, V, TILES.block_v)
+        col_end = (tile + 1) * TILES.block_v
+        g, p = tile_gradient(E, C, Bias, i, row_mask, rows, cols, col_mask, col_end, V, D, softcap, TILES)
+        if is_live(g, rows, eps, VARIANT.filter_e):
+            kept += 1
+            g_storage = downcast(g, C.ptr.dtype.element_ty)
+            for d in range(0, D, TILES.block_d):
+                c = gather_rows(C, cols, col_mask, d, D, TILES.block_d)
+                v = dot(g_storage, c, tl.full((TILES.block_n, TILES.block_d), 0.0, tl.float32))
+                v = v * rows.scale[:, None]
+                j = d + tl.arange(0, TILES.block_d)
+                offsets = i.to(tl.int64)[:, None] * D + j[None, :]
+                accumulate(Acc, offsets, row_mask[:, None] & (j < D)[None, :], v, VARIANT, C.ptr.dtype.element_ty)
+            tl.debug_barrier()  # the next tile's loads of the sums may be made by other threads than these stores
+        elif Mass is not None:
+            mass += tl.sum(tl.where(rows.valid[:, None] & col_mask[None, :], p, 0.0), 1)
+    if Kept is not None:
+        tl.store(Kept + tl.program_id(0), kept)
+    if Mass is not None:
+        tl.store(Mass + i, mass, mask=row_mask)
+
+
+@triton.jit
+def classifier_kernel(
+    E,
+    C,
+    Bias,
+    Target,
+    RowMax,
+    LogSum,
+    DLoss,
+    DLse,
+    Ordering,
+    Acc,  # its sum is None where only dbias is wanted
+    DBias,  # (V,) fp32 or None
+    Kept,  # (vocabulary blocks,) int32 or None
+    Mass,  # (vocabulary blocks, N) fp32 or None
+    softcap,
+    eps,
+    N,
+    V,
+    D,
+    ignore_index,
+    VARIANT: tl.constexpr,
+    TILES: tl.constexpr,
+):
+    """dC and dbias: one program per block of the vocabulary walks the rows. dbias takes in every tile, filtered or not."""
+    tile = tl.program_id(0)
+    cols, col_mask = vocabulary_tile(Ordering, tile, V, TILES.block_v)
+    col_end = (tile + 1) * TILES.block_v
+    kept = 0
+    dbias = tl.full((TILES.block_v,), 0.0, tl.float32)
+    for row0 in range(0, N, TILES.block_n):
+        i = row0 + tl.arange(0, TILES.block_n)
+        row_mask = i < N
+        rows = load_row_data(Target, RowMax, LogSum, DLoss, DLse, i, N, ignore_index)
+        g, p = tile_gradient(E, C, Bias, i, row_mask, rows, cols, col_mask, col_end, V, D, softcap, TILES)
+        if DBias is not None:
+            dbias += tl.sum(g * rows.scale[:, None], 0)
+        if Acc.sum is not None:
+            if is_live(g, rows, eps, VARIANT.filter_c):
+                kept += 1
+                # The rows of a tile add up, so they share one scale: the largest among them.
+                scale = tl.max(tl.where(rows.valid, rows.scale, 0.0), 0)
+                g_storage = downcast(g * relative_scale(rows.scale, scale)[:, None], E.ptr.dtype.element_ty)
+                for d in range(0, D, TILES.block_d):
+                    # An ignored row may hold NaN, and 0 * NaN is NaN: it is not even loaded.
+                    e = gather_rows(E, i, rows.valid, d, D, TILES.block_d)
+                    v = dot(tl.trans(g_storage), e, tl.full((TILES.block_v, TILES.block_d), 0.0, tl.float32))
+                    v = v * scale
+                    j = d + tl.arange(0, TILES.block_d)
+                    offsets = cols.to(tl.int64)[:, None] * D + j[None, :]
+                    mask = col_mask[:, None] & (j < D)[None, :]
+                    accumulate(Acc, offsets, mask, v, VARIANT, E.ptr.dtype.element_ty)
+                tl.debug_barrier()  # as in embeddings_kernel
+            elif Mass is not None:
+                skipped = tl.sum(tl.where(rows.valid[:, None] & col_mask[None, :], p, 0.0), 1)
+                tl.store(Mass + tile.to(tl.int64) * N + i, skipped, mask=row_mask)
+    if DBias is not None:
+        tl.store(DBias + cols, dbias, mask=col_mask)
+    if Kept is not None:
+        tl.store(Kept + tile, kept)
+
+
+@triton.jit
+def relative_scale(scale, top):
+    """scale / top for powers of two with scale <= top, by their exponents: exact, and 0 below 2^-126."""
+    exponent = (scale.to(tl.uint32, bitcast=True) >> 23).to(tl.int32)
+    top_exponent = (top.to(tl.uint32, bitcast=True) >> 23).to(tl.int32)
+    biased = tl.maximum(127 + exponent - top_exponent, 0)
+    return (biased.to(tl.uint32) << 23).to(tl.float32, bitcast=True)

@@ -1,0 +1,96 @@
+"""Refuses bad input before anything is launched, with messages that say what would be accepted."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+TARGET_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+REDUCTIONS = ("none", "mean", "sum")
+NOT_YET = ("weight", "label_smoothing", "options")
+
+
+def check_keywords(unknown: dict[str, object]) -> None:
+    """Raises TypeError for the keywords of torch's function that do not exist here yet, and for unknown ones."""
+    for name in unknown:
+        if name in NOT_YET:
+            raise TypeError(f"linear_cross_entropy does not support {name}= yet; leave it out")
+        raise TypeError(f"linear_cross_entropy got an unexpected keyword {name!r}")
+
+
+def check_arguments(
+    input: Tensor,
+    linear_weight: Tensor,
+    target: Tensor,
+    linear_bias: Tensor | None,
+    reduction: str,
+    ignore_index: int,
+    softcap: float | None,
+    shift: int,
+) -> None:
+    """Raises TypeError or ValueError where shapes, dtypes, devices or options do not fit together."""
+    for name, value in (("input", input), ("linear_weight", linear_weight), ("target", target)):
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name} is a {type(value).__name__}, expected a torch.Tensor")
+    if linear_weight.ndim != 2:
+        raise ValueError(f"linear_weight has shape {tuple(linear_weight.shape)}, expected (V, D)")
+    v, d = linear_weight.shape
+    if input.ndim < 1 or input.shape[-1] != d:
+        raise ValueError(f"input has shape {tuple(input.shape)}, expected (..., {d}) to match linear_weight ({v}, {d})")
+    if target.shape != input.shape[:-1]:
+        raise ValueError(f"target has shape {tuple(target.shape)}, expected input's leading {tuple(input.shape[:-1])}")
+    if v == 0 or d == 0:
+        raise ValueError(f"linear_weight has shape ({v}, {d}); V and D must be at least 1")
+    if input.dtype not in DTYPES or linear_weight.dtype != input.dtype:
+        raise TypeError(
+            f"input is {input.dtype} and linear_weight {linear_weight.dtype}; both must have the same dtype out of "
+            + ", ".join(map(str, DTYPES))
+        )
+    if target.dtype not in TARGET_DTYPES:
+        raise TypeError(f"target is {target.dtype}, expected class indices in one of {', '.join(map(str, TARGET_DTYPES))}")
+    tensors = {"linear_weight": linear_weight, "target": target}
+    if linear_bias is not None:
+        if linear_bias.shape != (v,):
+            raise ValueError(f"linear_bias has shape {tuple(linear_bias.shape)}, expected ({v},)")
+        if linear_bias.dtype not in (input.dtype, torch.float32):
+            raise TypeError(f"linear_bias is {linear_bias.dtype}, expected {input.dtype} or torch.float32")
+        tensors["linear_bias"] = linear_bias
+    for name, tensor in tensors.items():
+        if tensor.device != input.device:
+            raise ValueError(f"{name} is on {tensor.device} and input on {input.device}; move them to one device")
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction={reduction!r} is unknown; legal values: {', '.join(REDUCTIONS)}")
+    if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
+        raise TypeError(f"ignore_index={ignore_index!r} is not an int")
+    if softcap is not None and not (math.isfinite(softcap) and _is_normal(softcap)):
+        raise ValueError(f"softcap={softcap!r} must be a positive, finite number (normal in fp32), or None for no cap")
+    length = target.shape[-1] if target.ndim else 1
+    if isinstance(shift, bool) or not isinstance(shift, int) or not 0 <= shift < max(length, 1) or (shift and not target.ndim):
+        raise ValueError(f"shift={shift!r} is out of range; legal values: 0 to {max(length - 1, 0)} for T = {length} targets")
+
+
+def _is_normal(softcap: float) -> bool:
+    info = torch.finfo(torch.float32)
+    return info.tiny <= softcap <= info.max
+
+
+def check_targets(targets: Tensor, vocabulary: int, ignore_index: int) -> int:
+    """The number of rows that are not ignored. Waits for the device.
+
+    Raises:
+        ValueError: a target is neither a row of the classifier nor `ignore_index`.
+    """
+    valid = targets != ignore_index
+    wrong = valid & ((targets < 0) | (targets >= vocabulary))
+    bad, count = torch.stack((wrong.sum(), valid.sum())).tolist()
+    if bad:
+        value = targets[wrong][0].item()
+        place = int(wrong.nonzero()[0])
+        raise ValueError(
+            f"{bad} target(s) out of range, the first is {value} at row {place}; "
+            f"legal values: 0 to {vocabulary - 1}, or ignore_index={ignore_index}"
+        )
+    return int(count)

@@ -1,0 +1,169 @@
+"""`linear_cross_entropy`: the public call."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, overload
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from . import launch
+from .backend import require_device
+from .check import check_arguments, check_keywords, check_targets
+from .schedule import Schedule, default_schedule
+from .statistics import Statistics
+from .variant import Variant
+
+
+class _TokenLoss(torch.autograd.Function):
+    """Per-row loss and lse of flat rows; the reduction around it is torch's, so any upstream gradient arrives per row."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        embeddings: Tensor,
+        classifier: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        ignore_index: int,
+        softcap: float | None,
+        variant: Variant,
+        schedule: Schedule,
+        stats: Statistics | None,
+    ) -> tuple[Tensor, Tensor]:
+        call = launch.Call(embeddings, classifier, bias, targets, ignore_index, softcap, variant, schedule)
+        loss, lse, row_max, log_sum = launch.forward(call)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(embeddings, classifier, bias, targets, row_max, log_sum)
+        ctx.options = (ignore_index, softcap, variant, schedule)
+        ctx.stats = stats
+        return loss, lse
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, dloss: Tensor | None, dlse: Tensor | None) -> tuple[Tensor | None, ...]:
+        embeddings, classifier, bias, targets, row_max, log_sum = ctx.saved_tensors
+        call = launch.Call(embeddings, classifier, bias, targets, *ctx.options)
+        wanted = tuple(ctx.needs_input_grad[:3])
+        if dloss is None and dlse is None:
+            return (None,) * 9
+        gradients = launch.backward(call, row_max, log_sum, dloss, dlse, wanted, ctx.stats)
+        return (*gradients, *(None,) * 6)
+
+
+@overload
+def linear_cross_entropy(
+    input: Tensor,
+    linear_weight: Tensor,
+    target: Tensor,
+    *,
+    linear_bias: Tensor | None = ...,
+    reduction: Literal["none", "mean", "sum"] = ...,
+    ignore_index: int = ...,
+    softcap: float | None = ...,
+    shift: int = ...,
+    return_lse: Literal[False] = ...,
+    variant: str | Variant = ...,
+    schedule: Schedule | None = ...,
+    stats: Statistics | None = ...,
+) -> Tensor: ...
+
+
+@overload
+def linear_cross_entropy(
+    input: Tensor,
+    linear_weight: Tensor,
+    target: Tensor,
+    *,
+    linear_bias: Tensor | None = ...,
+    reduction: Literal["none", "mean", "sum"] = ...,
+    ignore_index: int = ...,
+    softcap: float | None = ...,
+    shift: int = ...,
+    return_lse: Literal[True],
+    variant: str | Variant = ...,
+    schedule: Schedule | None = ...,
+    stats: Statistics | None = ...,
+) -> tuple[Tensor, Tensor]: ...
+
+
+def linear_cross_entropy(
+    input: Tensor,  # (..., D) bf16, fp16 or fp32
+    linear_weight: Tensor,  # (V, D) same dtype
+    target: Tensor,  # (...) integers in [0, V), or ignore_index
+    *,
+    linear_bias: Tensor | None = None,  # (V,) same dtype or fp32
+    reduction: Literal["none", "mean", "sum"] = "mean",
+    ignore_index: int = -100,
+    softcap: float | None = None,
+    shift: int = 0,
+    return_lse: bool = False,
+    variant: str | Variant = "cce",
+    schedule: Schedule | None = None,
+    stats: Statistics | None = None,
+    **unknown: object,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Cross-entropy of the logits ``input @ linear_weight.T + linear_bias``, without storing them.
+
+    ``loss = logsumexp(logits) - logits[target]``; with `softcap`, logits become ``softcap * tanh(logits / softcap)``
+    first. Parameter names are those of ``torch.nn.functional.linear_cross_entropy``.
+
+    Args:
+        reduction: "mean" divides by the number of targets that are not ignored. Where all are, mean and sum are 0 and
+            so are the gradients (torch's mean is NaN).
+        shift: pairs ``input[..., t, :]`` with ``target[..., t + shift]``; outputs per token have length T - shift.
+        return_lse: also return the log-sum-exp, differentiable, in the shape of the (shifted) target.
+        variant: a preset's name, a flag string such as ``"cce,accumulate=hilo,eps=2^-14"``, or a `Variant`.
+        schedule: tiles and splits; None is `default_schedule`.
+        stats: an empty `Statistics` that the backward pass fills.
+
+    Returns:
+        The loss in fp32, or (loss, lse). Loss and lse are 0 at ignored places, where any upstream gradient is ignored
+        too. Gradients have their input's dtype and repeat bit for bit.
+
+    Raises:
+        ValueError: shapes, devices, options, the variant or a target value are illegal.
+        TypeError: dtypes do not fit, or the keyword is one of torch's that is not supported yet.
+        RuntimeError: the tensors are where the kernels of this process cannot run.
+
+    Source: Wijmans et al., "Cut Your Losses in Large-Vocabulary Language Models", ICLR 2025.
+    """
+    check_keywords(unknown)
+    variant = Variant.of(variant)
+    if isinstance(input, Tensor) and torch.is_autocast_enabled(input.device.type):
+        dtype = torch.get_autocast_dtype(input.device.type)
+        input, linear_weight = input.to(dtype), linear_weight.to(dtype)
+        linear_bias = None if linear_bias is None else linear_bias.to(dtype)
+    check_arguments(input, linear_weight, target, linear_bias, reduction, ignore_index, softcap, shift)
+    require_device(input.device)
+    shape = target[..., shift:].shape if target.ndim else target.shape
+    targets = torch.nn.functional.pad(target[..., shift:], (0, shift), value=ignore_index) if shift else target
+    targets = targets.reshape(-1)
+    if targets.dtype != torch.int32:
+        targets = targets.long()
+    count = check_targets(targets, linear_weight.shape[0], ignore_index) if len(targets) else 0
+    embeddings = input.reshape(-1, input.shape[-1])
+    loss, lse = _TokenLoss.apply(
+        embeddings,
+        linear_weight,
+        linear_bias,
+        targets,
+        ignore_index,
+        softcap,
+        variant,
+        schedule or default_schedule(input.dtype, len(targets)),
+        stats,
+    )
+    if reduction != "none":
+        # One rounding: the sum is taken in float64, which costs nothing beside the logits.
+        reduced = loss.sum(dtype=torch.float64) / (max(count, 1) if reduction == "mean" else 1)
+        loss = reduced.float()
+    else:
+        loss = _unshift(loss, target, shift).reshape(shape)
+    return (loss, _unshift(lse, target, shift).reshape(shape)) if return_lse else loss
+
+
+def _unshift(rows: Tensor, target: Tensor, shift: int) -> Tensor:
+    """Drops the last `shift` rows of each sequence, which have no target."""
+    return rows.reshape(target.shape)[..., : target.shape[-1] - shift] if shift else rows

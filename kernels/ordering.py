@@ -1,0 +1,56 @@
+# mypy: ignore-errors
+"""Vocabulary order (paper, section 4.3 "vocabulary sorting"): descending mean logit over the rows that have a target.
+
+The mean of E C^T over rows is C @ mean(E): two small deterministic kernels in fp32, no atomics, whatever the tiles.
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+from .logits import add_bias, load_bias
+from .matrix import gather_rows
+from .rounding import upcast
+
+BLOCK = 64
+
+
+@triton.jit
+def mean_rows_kernel(E, Target, Mean, N, D, ignore_index, BLOCK: tl.constexpr):
+    """(D,) mean of the rows of E that are not ignored; one program per block of columns."""
+    d0 = tl.program_id(0) * BLOCK
+    total = tl.full((BLOCK,), 0.0, tl.float32)
+    count = 0
+    for row0 in range(0, N, BLOCK):
+        rows = row0 + tl.arange(0, BLOCK)
+        target = tl.load(Target.ptr + rows.to(tl.int64) * Target.stride_row, mask=rows < N, other=ignore_index)
+        valid = target != ignore_index
+        total += tl.sum(upcast(gather_rows(E, rows, valid, d0, D, BLOCK)), 0)
+        count += tl.sum(valid.to(tl.int32), 0)
+    divisor = tl.full((BLOCK,), 1.0, tl.float32) * tl.maximum(count, 1)
+    cols = d0 + tl.arange(0, BLOCK)
+    tl.store(Mean + cols, tl.div_rn(total, divisor), mask=cols < D)
+
+
+@triton.jit
+def mean_logit_kernel(C, Bias, Mean, MeanLogit, V, D, BLOCK: tl.constexpr):
+    """(V,) C @ mean + bias; one program per block of the vocabulary."""
+    cols = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    mask = cols < V
+    parts = tl.full((BLOCK, BLOCK), 0.0, tl.float32)
+    for d in range(0, D, BLOCK):
+        j = d + tl.arange(0, BLOCK)
+        mean = tl.load(Mean + j, mask=j < D, other=0.0)
+        parts += upcast(gather_rows(C, cols, mask, d, D, BLOCK)) * mean[None, :]
+    tl.store(MeanLogit + cols, add_bias(tl.sum(parts, 1), load_bias(Bias, cols, mask)), mask=mask)
+
+
+def mean_logit_order(E, C, Bias, Target, shape, ignore_index, fp_fusion):
+    """(V,) int64 vocabulary ids by descending mean logit, ties in the natural order."""
+    n, v, d = shape
+    mean = torch.empty(d, dtype=torch.float32, device=E.ptr.device)
+    mean_logit = torch.empty(v, dtype=torch.float32, device=E.ptr.device)
+    options = {"BLOCK": BLOCK, "enable_fp_fusion": fp_fusion}
+    mean_rows_kernel[(triton.cdiv(d, BLOCK),)](E, Target, mean, n, d, ignore_index, **options)
+    mean_logit_kernel[(triton.cdiv(v, BLOCK),)](C, Bias, mean, mean_logit, v, d, **options)
+    return torch.sort(mean_logit, descending=True, stable=True).indices

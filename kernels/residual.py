@@ -1,0 +1,100 @@
+# mypy: ignore-errors
+"""The coefficient of each logit in the gradient, g = dloss (softmax - onehot) + dlse softmax, and what is negligible in it."""
+
+from typing import NamedTuple
+
+import triton
+import triton.language as tl
+
+from .logits import soft_cap_slope
+from .rounding import power_of_two
+
+
+class Rows(NamedTuple):
+    """What the backward pass knows of each of BLOCK_N rows."""
+
+    valid: tl.tensor  # False for ignored rows and rows past N
+    target: tl.tensor
+    max: tl.tensor
+    log_sum: tl.tensor
+    dloss: tl.tensor  # upstream gradients divided by `scale`, so that they lie within 2 in size
+    dlse: tl.tensor
+    scale: tl.tensor  # a power of two per row
+    size: tl.tensor  # (abs(dloss) + abs(dlse)) / scale, in [1, 2) for ordinary rows
+
+
+@triton.jit
+def load_upstream(Grad, rows, valid):
+    """(BLOCK_N,) fp32 upstream gradients, 0 at ignored rows and where there is none."""
+    if Grad is None:
+        return tl.full(rows.shape, 0.0, tl.float32)
+    else:
+        return tl.load(Grad.ptr + rows.to(tl.int64) * Grad.stride_row, mask=valid, other=0.0)
+
+
+@triton.jit
+def load_row_data(Target, RowMax, LogSum, DLoss, DLse, rows, N, ignore_index):
+    """`Rows` for the given row numbers.
+
+    Upstream gradients are split into a power of two and a rest near 1: the residual is cast at the scale of a
+    probability, whatever 1/N or loss weight came from upstream (in fp16 a softmax times 1/N would vanish), and the
+    power is put back on the fp32 increments, exactly.
+    """
+    mask = rows < N
+    target = tl.load(Target.ptr + rows.to(tl.int64) * Target.stride_row, mask=mask, other=ignore_index)
+    valid = mask & (target != ignore_index)
+    dloss = load_upstream(DLoss, rows, valid)
+    dlse = load_upstream(DLse, rows, valid)
+    scale, inverse = power_of_two(tl.abs(dloss) + tl.abs(dlse))
+    dloss = dloss * inverse
+    dlse = dlse * inverse
+    m = tl.load(RowMax + rows, mask=valid, other=0.0)
+    log_s = tl.load(LogSum + rows, mask=valid, other=0.0)
+    # A row that is all -inf or holds +inf has no softmax: NaN, as torch says, in every entry.
+    m = tl.where(tl.abs(m) == float("inf"), float("nan"), m)
+    return Rows(valid, target, m, log_s, dloss, dlse, scale, tl.abs(dloss) + tl.abs(dlse))
+
+
+@triton.jit
+def softmax(z, rows):
+    """exp((z - max) - log sum): the two parts are subtracted one by one, since their sum would be rounded at |lse|."""
+    return tl.exp((z - rows.max[:, None]) - rows.log_sum[:, None])
+
+
+@triton.jit
+def target_mass(target, cols, V, smoothing):
+    """(BLOCK_N, BLOCK_V) target distribution q: one-hot, or (1 - smoothing) onehot + smoothing / V."""
+    hit = (cols[None, :] == target[:, None]).to(tl.float32)
+    if smoothing is None:
+        return hit
+    else:
+        return (1.0 - smoothing) * hit + smoothing / V
+
+
+@triton.jit
+def residual(p, q, dloss, dlse, weight):
+    """weight dloss (p - q) + dlse p, each row with its own upstream gradients."""
+    if weight is not None:
+        dloss = dloss * weight
+    return (p - q) * dloss[:, None] + p * dlse[:, None]
+
+
+@triton.jit
+def logit_gradient(p, z, rows, cols, col_mask, V, softcap):
+    """(BLOCK_N, BLOCK_V) residual / scale with respect to the raw logits z; 0 at ignored rows and outside the vocabulary."""
+    q = target_mass(rows.target, cols, V, None)
+    g = residual(p, q, rows.dloss, rows.dlse, None)
+    return tl.where(rows.valid[:, None] & col_mask[None, :], soft_cap_slope(g, z, softcap), 0.0)
+
+
+@triton.jit
+def is_live(g, rows, eps, FILTER: tl.constexpr):
+    """Whether a tile must be kept: some entry is not negligible.
+
+    Entries that are not under the threshold are counted, because a maximum would swallow NaN and drop its tile.
+    """
+    if FILTER:
+        negligible = (tl.abs(g) <= eps * rows.size[:, None]) & (rows.size < float("inf"))[:, None]
+        return tl.sum(tl.sum(1 - negligible.to(tl.int32), 1), 0) > 0
+    else:
+        return True

@@ -1,0 +1,24 @@
+"""What a call did: filled by the kernels on request, so that a law about filtering can assert that filtering happened."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(slots=True)
+class Statistics:
+    """Pass an empty one as `stats`; the backward pass fills what belongs to the gradients it computes.
+
+    Counts are of (BLOCK_N, BLOCK_V) tiles of the backward schedule. Mass is the softmax probability that each row has
+    in the tiles skipped; ignored rows have none.
+    """
+
+    tiles_kept_e: int | None = None
+    tiles_skipped_e: int | None = None
+    filtered_mass_e: Tensor | None = None  # (N,) fp32, rows as the kernel numbers them
+    tiles_kept_c: int | None = None
+    tiles_skipped_c: int | None = None
+    filtered_mass_c: Tensor | None = None  # (N,) fp32
+    order: Tensor | None = None  # (V,) int64 vocabulary ids in the order of the backward pass; None is natural

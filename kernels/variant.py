@@ -1,0 +1,129 @@
+"""`Variant`: the numerical flags of a kernel, as one value. `PRESETS`: the paper's names for some of them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields, replace
+from itertools import product
+from typing import Any, Literal, get_args, get_type_hints
+
+Order = Literal["none", "mean_logit"]
+Accumulate = Literal["storage", "kahan", "hilo", "fp32"]
+Target = Literal["fused", "indexed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """One choice for each axis along which Cut Cross-Entropy kernels differ numerically.
+
+    Print it to get a flag string, `Variant.parse` to read one back: ``PRESET(,field=value)*``.
+
+    Raises:
+        ValueError: a value or a combination of values is illegal; the message says what is legal.
+    """
+
+    filter_e: bool = True
+    """Whether dE skips tiles in which every entry is negligible (paper, section 4.3)."""
+    filter_c: bool = True
+    """Whether dC does. "FullC" in the paper's names means that it does not."""
+    eps: float | None = None
+    """Entries with ``|g| <= eps * s`` are negligible; None is finfo(dtype).eps / 32."""
+    order: Order = "mean_logit"
+    """How the backward pass walks the vocabulary: as it is, or by descending mean logit."""
+    accumulate: Accumulate = "storage"
+    """How the gradient sums carry the increments of their tiles."""
+    target: Target = "fused"
+    """Where the target's logit comes from: the tile of the log-sum-exp, or Algorithm 1's own dot product."""
+
+    def __post_init__(self) -> None:
+        for name, legal in LEGAL.items():
+            value = getattr(self, name)
+            if value not in legal or type(value) is not type(legal[0]):
+                raise ValueError(f"{name}={_show(value)} is unknown; legal values: {', '.join(map(_show, legal))}")
+        if self.eps is None:
+            return
+        if not isinstance(self.eps, float) or math.isnan(self.eps) or self.eps < 0:
+            raise ValueError(f"eps={self.eps!r} is not a threshold; legal values: a float >= 0, or None for the default")
+        if not (self.filter_e or self.filter_c):
+            raise ValueError(
+                f"eps={_show(self.eps)} has no effect with filter_e=no and filter_c=no; leave eps out or switch a filter on"
+            )
+
+    def __str__(self) -> str:
+        def changes(preset: Variant) -> list[str]:
+            pairs = [(f.name, getattr(self, f.name), getattr(preset, f.name)) for f in fields(self)]
+            return [f"{name}={_show(mine)}" for name, mine, theirs in pairs if mine != theirs]
+
+        name = min(PRESETS, key=lambda preset: len(changes(PRESETS[preset])))
+        return ",".join([name, *changes(PRESETS[name])])
+
+    @classmethod
+    def parse(cls, text: str) -> Variant:
+        """The variant that a flag string names.
+
+        Raises:
+            ValueError: the preset, a field or a value is unknown, or the combination is illegal.
+        """
+        name, *assignments = (part.strip() for part in text.split(","))
+        if name not in PRESETS:
+            raise ValueError(f"unknown variant {name!r}; legal presets: {', '.join(PRESETS)}")
+        known = [f.name for f in fields(cls)]
+        changes: dict[str, Any] = {}
+        for assignment in assignments:
+            key, equals, value = assignment.partition("=")
+            if not equals or key not in known:
+                raise ValueError(f"unknown flag {assignment!r} in {text!r}; legal flags: {', '.join(known)}, as field=value")
+            changes[key] = _read(key, value)
+        return replace(PRESETS[name], **changes)
+
+    @classmethod
+    def of(cls, variant: str | Variant) -> Variant:
+        """`variant` itself, or the one that the string names."""
+        return variant if isinstance(variant, Variant) else cls.parse(variant)
+
+    def flags(self) -> Variant:
+        """The compile-time part: the variant without eps, which kernels take as a run-time argument."""
+        return replace(self, eps=None)
+
+
+def every() -> list[Variant]:
+    """All legal combinations of the axes, each with its default eps."""
+    return [Variant(**dict(zip(LEGAL, values, strict=True))) for values in product(*LEGAL.values())]
+
+
+def _show(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float) and 0 < value < math.inf and math.frexp(value)[0] == 0.5:
+        return f"2^{math.frexp(value)[1] - 1}"
+    return "default" if value is None else str(value)
+
+
+def _read(name: str, text: str) -> Any:
+    if name == "eps":
+        try:
+            base, _, exponent = text.partition("^")
+            return None if text == "default" else float(base) ** int(exponent) if exponent else float(text)
+        except (ValueError, OverflowError):
+            raise ValueError(f"eps={text} is not a threshold; legal values: 2^-12, a decimal, or default") from None
+    return {"yes": True, "no": False}.get(text, text) if LEGAL[name] == (False, True) else text
+
+
+_HINTS = get_type_hints(Variant)
+LEGAL: dict[str, tuple[Any, ...]] = {
+    f.name: (False, True) if _HINTS[f.name] is bool else get_args(_HINTS[f.name])
+    for f in fields(Variant)
+    if f.name != "eps"
+}
+"""The legal values of every axis but eps."""
+
+PRESETS: dict[str, Variant] = {
+    "cce": Variant(),
+    "cce-no-sort": Variant(order="none"),
+    "cce-no-filter": Variant(filter_e=False, filter_c=False, order="none"),
+    "cce-kahan": Variant(accumulate="kahan"),
+    "cce-kahan-full-c": Variant(filter_c=False, accumulate="kahan"),
+    "cce-kahan-full-e": Variant(filter_e=False, accumulate="kahan"),
+    "cce-exact": Variant(filter_e=False, filter_c=False, order="none", accumulate="fp32"),
+}
+"""The rows of the paper's Table 1, and the exact variant of its authors' package."""

@@ -1,0 +1,65 @@
+"""Compiles kernels for a GPU architecture on a machine without one: `python compile_only.py ARCH VARIANT...`.
+
+A process of its own, because one that interprets cannot compile. The real launch code runs, on CPU tensors, with a driver
+that names a target and owns no device, and every launch stops after compiling. Prints one line per variant.
+"""
+
+import os
+import sys
+
+os.environ["TRITON_INTERPRET"] = "0"
+
+import torch
+import triton
+from ccelab.kernels import Variant, default_schedule
+from triton.backends.compiler import GPUTarget
+from triton.runtime.jit import JITFunction
+
+ARCH = int(sys.argv[1])
+
+
+class CompileOnlyDriver:
+    """Enough of a driver for a launch that stops after compiling."""
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", ARCH, 32)
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def map_python_to_cpp_type(self, ty: str) -> str:
+        return ty
+
+
+def main() -> None:
+    triton.runtime.driver.set_active(CompileOnlyDriver())
+    torch.cuda.get_device_capability = lambda device=None: divmod(ARCH, 10)
+    compiled = []
+
+    def compile_only(self, grid):
+        def launch(*args, **kwargs):
+            compiled.append(self.run(*args, grid=grid, warmup=True, **kwargs))
+
+        return launch
+
+    JITFunction.__getitem__ = compile_only
+    from ccelab.kernels import Statistics, launch
+
+    for text in sys.argv[2:]:
+        for dtype in (torch.bfloat16, torch.float32):
+            compiled.clear()
+            embeddings, classifier = torch.zeros(256, 128, dtype=dtype), torch.zeros(512, 128, dtype=dtype)
+            bias, targets = torch.zeros(512, dtype=dtype), torch.zeros(256, dtype=torch.int64)
+            schedule = default_schedule(dtype, 256)
+            call = launch.Call(embeddings, classifier, bias, targets, -100, 30.0, Variant.parse(text), schedule)
+            _, lse, row_max, log_sum = launch.forward(call)
+            launch.backward(call, row_max, log_sum, lse, lse, (True, True, True), Statistics())
+            spills = max(kernel.n_spills or 0 for kernel in compiled) if hasattr(compiled[0], "n_spills") else 0
+            print(text, dtype, len(compiled), "kernels", "".join(sorted({k.metadata.name for k in compiled})), spills)
+
+
+if __name__ == "__main__":
+    main()
