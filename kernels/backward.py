@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from .accumulate import accumulate
-from .logits import add_bias, dot_logits, load_bias, mask_columns, soft_cap
+from .logits import add_bias, dot_logits, mask_columns, soft_cap
 from .matrix import gather_rows
 from .residual import is_live, load_row_data, logit_gradient, softmax
 from .rounding import dot, downcast
@@ -30,7 +30,7 @@ def vocabulary_tile(Ordering, tile, V, BLOCK: tl.constexpr):
 def tile_gradient(E, C, Bias, i, row_mask, rows, cols, col_mask, col_end, V, D, softcap, TILES: tl.constexpr):
     """(g, p): the residual of one tile, divided by each row's scale, and its softmax."""
     raw = dot_logits(E, C, 0, i, row_mask, 0, cols, col_mask, D, TILES, False, False)
-    raw = add_bias(raw, load_bias(Bias, cols, col_mask))
+    raw = add_bias(raw, Bias, cols, col_mask)
     z = mask_columns(soft_cap(raw, softcap), col_mask, col_end, V)
     p = softmax(z, rows)
     return logit_gradient(p, raw, rows, cols, col_mask, V, softcap), p

@@ -4,7 +4,7 @@
 import triton
 import triton.language as tl
 
-from .logits import add_bias, load_bias, soft_cap
+from .logits import add_bias, soft_cap
 from .matrix import gather_rows
 from .rounding import upcast
 
@@ -20,5 +20,5 @@ def indexed_dot_kernel(E, C, Bias, Target, TargetLogit, softcap, N, V, D, ignore
     for d in range(0, D, TILES.block_d):
         e = upcast(gather_rows(E, rows, valid, d, D, TILES.block_d))
         parts += e * upcast(gather_rows(C, target, valid, d, D, TILES.block_d))
-    z = add_bias(tl.sum(parts, 1), load_bias(Bias, target, valid))
+    z = add_bias(tl.sum(parts, 1), Bias, target, valid)
     tl.store(TargetLogit + rows, soft_cap(z, softcap), mask=row_mask)

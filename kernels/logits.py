@@ -35,21 +35,13 @@ def dot_logits(
 
 
 @triton.jit
-def load_bias(Bias, cols, col_mask):
-    """(BLOCK_V,) fp32 biases of the given columns; None where there is no bias."""
+def add_bias(z, Bias, cols, col_mask):
+    """z plus the biases of the given columns (its last dimension), in fp32 and once per logit."""
     if Bias is None:
-        return None
-    else:
-        return upcast(tl.load(Bias.ptr + cols.to(tl.int64) * Bias.stride_row, mask=col_mask, other=0.0))
-
-
-@triton.jit
-def add_bias(z, bias):
-    """z + bias, in fp32 and once per logit."""
-    if bias is None:
         return z
     else:
-        return z + bias
+        bias = tl.load(Bias.ptr + cols.to(tl.int64) * Bias.stride_row, mask=col_mask, other=0.0)
+        return z + upcast(bias)
 
 
 @triton.jit

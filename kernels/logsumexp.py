@@ -8,7 +8,7 @@ pair of Milakov and Gimelshein ("Online normalizer calculation for softmax", 201
 import triton
 import triton.language as tl
 
-from .logits import add_bias, dot_logits, load_bias, mask_columns, soft_cap
+from .logits import add_bias, dot_logits, mask_columns, soft_cap
 
 
 @triton.jit
@@ -73,7 +73,7 @@ def logsumexp_kernel(
         cols = col0 + tl.arange(0, TILES.block_v)
         col_mask = cols < V
         z = dot_logits(E, C, row0, rows, row_mask, col0, cols, col_mask, D, TILES, E_DESCRIPTOR, C_DESCRIPTOR)
-        z = add_bias(z, load_bias(Bias, cols, col_mask))
+        z = add_bias(z, Bias, cols, col_mask)
         z = soft_cap(z, softcap)
         z = mask_columns(z, col_mask, col0 + TILES.block_v, V)
         m, s = fold_tile(m, s, z)

@@ -8,7 +8,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .logits import add_bias, load_bias
+from .logits import add_bias
 from .matrix import gather_rows
 from .rounding import upcast
 
@@ -42,7 +42,7 @@ def mean_logit_kernel(C, Bias, Mean, MeanLogit, V, D, BLOCK: tl.constexpr):
         j = d + tl.arange(0, BLOCK)
         mean = tl.load(Mean + j, mask=j < D, other=0.0)
         parts += upcast(gather_rows(C, cols, mask, d, D, BLOCK)) * mean[None, :]
-    tl.store(MeanLogit + cols, add_bias(tl.sum(parts, 1), load_bias(Bias, cols, mask)), mask=mask)
+    tl.store(MeanLogit + cols, add_bias(tl.sum(parts, 1), Bias, cols, mask), mask=mask)
 
 
 def mean_logit_order(E, C, Bias, Target, shape, ignore_index, fp_fusion):

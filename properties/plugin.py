@@ -7,7 +7,6 @@ of other projects run. Hypothesis profiles are registered only; ``--hypothesis-p
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
 
 import pytest
 
@@ -42,12 +41,9 @@ def register_profiles() -> None:
         settings.register_profile(name, suppress_health_check=slow_draws, **values)  # type: ignore[arg-type]
 
 
-def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
-    needing_gpu = [item for item in items if item.get_closest_marker("gpu")]
-    reason = why_no_gpu() if needing_gpu else None
-    if reason is not None:
-        for item in needing_gpu:
-            item.add_marker(pytest.mark.skip(reason=reason))
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and (reason := why_no_gpu()):
+        pytest.skip(reason)
 
 
 def why_no_gpu() -> str | None:

@@ -58,7 +58,8 @@ class Stream:
 
     def columns(self, order: Tensor | None = None) -> Iterator[Tensor]:
         ids = torch.arange(self.vocabulary, device=self.embeddings.device) if order is None else order.long()
-        yield from ids.split(self.chunk)
+        for start in range(0, len(ids), self.chunk):
+            yield ids[start : start + self.chunk]
 
     def classifier(self, columns: Tensor) -> Tensor:
         """(n, D)."""
@@ -74,7 +75,8 @@ class Stream:
         return product if bias is None else product.add_(bias)
 
     def logits(self, columns: Tensor) -> Tensor:
-        return formula.cap(FLOAT64, self.raw(columns), self.problem.softcap)
+        capped: Tensor = formula.cap(FLOAT64, self.raw(columns), self.problem.softcap)
+        return capped
 
     def anchors(self) -> tuple[Tensor, Tensor]:
         """The maximum of every row and the first class that attains it: two (N, 1). NaN wins."""

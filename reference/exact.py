@@ -86,6 +86,7 @@ class Evaluation:
             largest += max(0, -math.floor(math.log2(problem.softcap)))
         self.guard = 12 + largest
 
+    @np.errstate(invalid="ignore")  # of NaN that is there on purpose
     def at(self, precision: int) -> dict[str, Value]:
         """Everything that a `Solution` holds, by name."""
         problem, mp = self.problem, mpmath.MPContext()
@@ -207,8 +208,10 @@ def _round(value: Value) -> tuple[Doubles, Doubles]:
     """The nearest doubles, and whether the error leaves no doubt which they are."""
     doubles, settled = np.empty(value.numbers.shape), np.empty(value.numbers.shape, dtype=bool)
     for index, x in np.ndenumerate(value.numbers):
-        nearest = _nearest(x)
-        low, high = (_nearest(x + sign * value.error[index]) for sign in (-1, 1))
-        settled[index] = low == high or nearest != nearest
-        doubles[index] = nearest if settled[index] or low * high > 0 else 0.0
+        doubles[index], settled[index] = _nearest(x), True
+        if x.context.isfinite(x):
+            low, high = (_nearest(x + sign * value.error[index]) for sign in (-1, 1))
+            settled[index] = low == high
+            if low < 0 < high:
+                doubles[index] = 0.0
     return doubles, settled

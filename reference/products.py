@@ -1,8 +1,8 @@
 """Matrix products that are exact, or that say by how much they are not.
 
 A float64 product of two matrices is exact when every term, hence every partial sum in any order and with or without
-fused multiply-add, is a multiple of a power of two ``2^lsb`` and smaller than ``2^(53 + lsb)``. Data of 8 to 11
-significant bits nearly always passes. Where it does not pass, a dot product of length D has an error of at most
+fused multiply-add, is a multiple of a power of two ``2^lsb`` and smaller than ``2^(53 + lsb)``. Data of 8 significant
+bits nearly always passes, of 11 often. Where it does not pass, a dot product of length D has an error of at most
 ``D u |a|.|b|`` in any order (Jeannerod and Rump 2013), which Cauchy-Schwarz turns into norms of rows.
 """
 

@@ -49,16 +49,30 @@ def main() -> None:
     from ccelab.kernels import Statistics, launch
 
     for text in sys.argv[2:]:
-        for dtype in (torch.bfloat16, torch.float32):
+        for dtype, d, optional in (
+            (torch.bfloat16, 128, True),  # every option, tensor descriptors
+            (torch.bfloat16, 40, False),  # no option
+            (torch.float16, 37, True),  # pointer loads
+            (torch.float32, 128, False),
+        ):
             compiled.clear()
-            embeddings, classifier = torch.zeros(256, 128, dtype=dtype), torch.zeros(512, 128, dtype=dtype)
-            bias, targets = torch.zeros(512, dtype=dtype), torch.zeros(256, dtype=torch.int64)
-            schedule = default_schedule(dtype, 256)
-            call = launch.Call(embeddings, classifier, bias, targets, -100, 30.0, Variant.parse(text), schedule)
+            embeddings, classifier = torch.zeros(256, d, dtype=dtype), torch.zeros(512, d, dtype=dtype)
+            targets = torch.zeros(256, dtype=torch.int64)
+            bias = torch.zeros(512, dtype=dtype) if optional else None
+            call = launch.Call(
+                embeddings,
+                classifier,
+                bias,
+                targets,
+                -100,
+                30.0 if optional else None,
+                Variant.parse(text),
+                default_schedule(dtype, 256),
+            )
             _, lse, row_max, log_sum = launch.forward(call)
-            launch.backward(call, row_max, log_sum, lse, lse, (True, True, True), Statistics())
-            spills = max(kernel.n_spills or 0 for kernel in compiled) if hasattr(compiled[0], "n_spills") else 0
-            print(text, dtype, len(compiled), "kernels", "".join(sorted({k.metadata.name for k in compiled})), spills)
+            upstream = (lse, lse, (True, True, True), Statistics()) if optional else (lse, None, (True, True, False), None)
+            launch.backward(call, row_max, log_sum, *upstream)
+            print(text, str(dtype).removeprefix("torch."), d, *sorted({k.metadata.name for k in compiled}))
 
 
 if __name__ == "__main__":

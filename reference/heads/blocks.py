@@ -1,7 +1,7 @@
 """8-bit blocks: the form in which a quantised classifier fits into half the bytes of bf16 without losing a bit.
 
-GGUF's Q8_0 stores 32 weights as int8 codes q in [-127, 127] and one fp16 scale s = max|w| / 127; the weight is q s, exact
-in fp32 (7 + 11 bits). Source: `quantize_row_q8_0_ref` in llama.cpp's ggml-quants.c.
+GGUF's Q8_0 stores 32 weights as int8 codes q in [-127, 127] and one fp16 scale s = max|w| / 127; the weight is q s,
+exact in fp32 (7 + 11 bits). Source: `quantize_row_q8_0_ref` in llama.cpp's ggml-quants.c.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ _ROWS = 4096  # rows of C looked at together: bounds the fp32 copies, and gives 
 
 def unpack(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
     """The classifier (V, D) in `dtype`: ``codes`` (V, D) int8 times ``scales`` (V, D / 32) fp16, rounded once."""
-    blocks = codes.float().unflatten(1, (-1, BLOCK)) * scales.float().unsqueeze(-1)
-    return blocks.flatten(1).to(dtype)
+    blocks = codes.float().view(*scales.shape, BLOCK) * scales.float()[..., None]
+    return blocks.view(codes.shape).to(dtype)
 
 
 def pack(classifier: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -29,7 +29,7 @@ def pack(classifier: Tensor) -> tuple[Tensor, Tensor] | None:
     if classifier.ndim != 2 or classifier.shape[1] % BLOCK != 0:
         return None
     packed = []
-    for rows in classifier.detach().cpu().split(_ROWS):
+    for rows in torch.split(classifier.detach().cpu(), _ROWS):
         pair = _pack_rows(rows)
         if pair is None:
             return None

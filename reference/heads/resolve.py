@@ -1,0 +1,45 @@
+"""A head from the text that names it on a command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from .cache import load
+from .head import Head
+from .real import WINDOW, real
+
+
+def resolve(
+    spec: str,
+    *,
+    tokens: int = 1024,
+    vocabulary: int | None = None,
+    hidden: int | None = None,
+    text: Path | str | None = None,
+    window: int = WINDOW,
+    seed: int = 0,
+    dtype: torch.dtype = torch.bfloat16,
+    device: torch.device | str = "cpu",
+) -> Head:
+    """The first `tokens` rows of the head that `spec` names: ``real``, ``gaussian``, ``planted:NAME``, or a saved file.
+
+    `vocabulary` (V) and `hidden` (D) shape the heads that are drawn; a real or saved head has its own, and another
+    value is an error. `text` and `window` are the real head's, `seed` that of the drawn ones.
+    """
+    if text is not None and spec != "real":
+        raise ValueError(f"a text is for the real head; {spec!r} has none")
+    if spec == "real":
+        return _shaped(real(tokens, text, window=window, dtype=dtype, device=device), vocabulary, hidden)
+    if Path(spec).is_file():
+        return _shaped(load(spec), vocabulary, hidden).tokens(tokens).to(device, dtype)
+    raise ValueError(f"no head {spec!r}: legal are real, gaussian, planted:NAME, or a file that `save` wrote")
+
+
+def _shaped(head: Head, vocabulary: int | None, hidden: int | None) -> Head:
+    _, v, d = head.shape
+    for letter, has, wanted in (("V", v, vocabulary), ("D", d, hidden)):
+        if wanted not in (None, has):
+            raise ValueError(f"the head {head.name!r} has {letter} = {has}; it cannot be made {wanted}")
+    return head
