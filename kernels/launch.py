@@ -63,9 +63,9 @@ def forward_partial(call: Call) -> Partial:
         sum=torch.empty((splits, n), dtype=torch.float32, device=device),
         target_logit=torch.empty((splits if fused else 1, n), dtype=torch.float32, device=device),
     )
-    e, e_descriptor = _operand(call.embeddings, tiles.block_n, call.schedule)
-    c, c_descriptor = _operand(call.classifier, tiles.block_v, call.schedule)
-    bias, target = _vector(call.bias), _vector(call.targets)
+    e, e_descriptor = operand(call.embeddings, tiles.block_n, call.schedule)
+    c, c_descriptor = operand(call.classifier, tiles.block_v, call.schedule)
+    bias, target = vector(call.bias), vector(call.targets)
     row_blocks = triton.cdiv(n, tiles.block_n)
     if n == 0:
         return partial
@@ -86,7 +86,7 @@ def forward_partial(call: Call) -> Partial:
         TILES=tiles,
         E_DESCRIPTOR=e_descriptor,
         C_DESCRIPTOR=c_descriptor,
-        **_options(tiles, call.schedule),
+        **options(tiles, call.schedule),
     )
     if not fused:
         indexed_dot_kernel[(row_blocks,)](
@@ -101,7 +101,7 @@ def forward_partial(call: Call) -> Partial:
             d,
             call.ignore_index,
             TILES=tiles,
-            **_options(tiles, call.schedule),
+            **options(tiles, call.schedule),
         )
     return partial
 
@@ -118,7 +118,7 @@ def combine(call: Call, partial: Partial) -> tuple[Tensor, Tensor, Tensor, Tenso
         partial.max,
         partial.sum,
         partial.target_logit,
-        _vector(call.targets),
+        vector(call.targets),
         loss,
         lse,
         row_max,
@@ -152,17 +152,17 @@ def backward(
     tiles, variant = call.schedule.backward, call.variant
     want_e, want_c, want_bias = wanted
     e, c = _matrix(call.embeddings), _matrix(call.classifier)
-    bias, target = _vector(call.bias), _vector(call.targets)
+    bias, target = vector(call.bias), vector(call.targets)
     order = None
     if variant.order == "mean_logit":
         order = mean_logit_order(e, c, bias, target, call.shape, call.ignore_index, call.schedule.fp_fusion)
     if stats is not None:
         stats.order = order
     eps = torch.finfo(call.embeddings.dtype).eps / 32 if variant.eps is None else variant.eps
-    inputs = (e, c, bias, target, row_max, log_sum, _vector(dloss), _vector(dlse), order)
+    inputs = (e, c, bias, target, row_max, log_sum, vector(dloss), vector(dlse), order)
     scalars = (call.softcap, eps, n, v, d, call.ignore_index)
     row_blocks, vocabulary_blocks = triton.cdiv(n, tiles.block_n), triton.cdiv(v, tiles.block_v)
-    options = _options(tiles, call.schedule)
+    launch_options = options(tiles, call.schedule)
     d_embeddings = d_classifier = d_bias = None
     if want_e:
         acc = _accumulator(call.embeddings, variant)
@@ -171,7 +171,7 @@ def backward(
             kept = torch.empty(row_blocks, dtype=torch.int32, device=e.ptr.device)
             mass = torch.empty(n, dtype=torch.float32, device=e.ptr.device)
         embeddings_kernel[(row_blocks,)](
-            *inputs, acc, kept, mass, *scalars, VARIANT=variant.flags(), TILES=tiles, **options
+            *inputs, acc, kept, mass, *scalars, VARIANT=variant.flags(), TILES=tiles, **launch_options
         )
         d_embeddings = acc.sum.to(call.embeddings.dtype)
         if stats is not None and kept is not None:
@@ -187,7 +187,7 @@ def backward(
             kept = torch.empty(vocabulary_blocks, dtype=torch.int32, device=e.ptr.device)
             mass = torch.zeros((vocabulary_blocks, n), dtype=torch.float32, device=e.ptr.device)
         classifier_kernel[(vocabulary_blocks,)](
-            *inputs, acc_c, d_bias, kept, mass, *scalars, VARIANT=variant.flags(), TILES=tiles, **options
+            *inputs, acc_c, d_bias, kept, mass, *scalars, VARIANT=variant.flags(), TILES=tiles, **launch_options
         )
         d_classifier = None if acc_c.sum is None else acc_c.sum.to(call.classifier.dtype)
         if d_bias is not None and call.bias is not None:
@@ -206,7 +206,7 @@ def _accumulator(output: Tensor, variant: Variant) -> Accumulator:
     return Accumulator(total, torch.zeros_like(total) if carries else None)
 
 
-def _options(tiles: Tiles, schedule: Schedule) -> dict[str, Any]:
+def options(tiles: Tiles, schedule: Schedule) -> dict[str, Any]:
     return {"num_warps": tiles.warps, "num_stages": tiles.stages, "enable_fp_fusion": schedule.fp_fusion}
 
 
@@ -214,11 +214,11 @@ def _matrix(x: Tensor) -> Matrix:
     return Matrix(x, x.stride(0), x.stride(1))
 
 
-def _vector(x: Tensor | None) -> Matrix | None:
+def vector(x: Tensor | None) -> Matrix | None:
     return None if x is None else Matrix(x, x.stride(0), 0)
 
 
-def _operand(x: Tensor, block_rows: int, schedule: Schedule) -> tuple[Matrix | TensorDescriptor, bool]:
+def operand(x: Tensor, block_rows: int, schedule: Schedule) -> tuple[Matrix | TensorDescriptor, bool]:
     """(descriptor, True) where the layout allows a tensor descriptor, (matrix, False) elsewhere.
 
     A descriptor needs a last dimension that is contiguous and strides and address that are multiples of 16 bytes, and

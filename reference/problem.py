@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -40,6 +40,8 @@ class Problem:
             raise ValueError(f"classifier has shape {tuple(self.classifier.shape)}, expected (V, {d})")
         if self.targets.shape != (n,):
             raise ValueError(f"targets have shape {tuple(self.targets.shape)}, expected ({n},)")
+        if n and bool(((self.targets < 0) | (self.targets >= v)).logical_and(self.valid).any()):
+            raise ValueError(f"a target is neither in [0, {v}) nor ignore_index={self.ignore_index}")
         if self.bias is not None and self.bias.shape != (v,):
             raise ValueError(f"bias has shape {tuple(self.bias.shape)}, expected ({v},)")
         if self.grad_loss is not None:
@@ -106,7 +108,7 @@ class Problem:
         The divisor of reduction="mean" is the number of valid rows (torch divides by the sum of their weights where
         `target_weight` is given, and so does this).
         """
-        n, v, _ = self.shape
+        n = len(self.targets)
         zero = torch.zeros(n, dtype=torch.float64, device=self.embeddings.device)
         grad = zero + (1.0 if self.grad_loss is None else self.grad_loss.double())
         if self.reduction == "mean":
@@ -123,7 +125,7 @@ class Problem:
         return torch.where(self.valid, self.target_weight.double()[safe], 0.0)
 
     def to(self, device: torch.device | str) -> Problem:
-        moved = {k: t.to(device) for k, t in vars(self).items() if isinstance(t, Tensor)}
+        moved: dict[str, Any] = {k: t.to(device) for k, t in vars(self).items() if isinstance(t, Tensor)}
         return replace(self, **moved)
 
 

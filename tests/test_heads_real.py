@@ -265,7 +265,7 @@ def test_a_spec_names_the_real_head(cache: Path, head: Head) -> None:
     assert_same(resolve("real", tokens=64, window=WINDOW), head)
 
 
-@pytest.mark.parametrize("spec", ["reel", "planted", "planted:nothing", "", "no/such/file"])
+@pytest.mark.parametrize("spec", ["reel", "planted", "planted:", "gaussian:3", "", "no/such/file"])
 def test_an_unknown_spec_lists_the_legal_ones(spec: str) -> None:
     with pytest.raises(ValueError, match=r"real.*gaussian.*planted:.*"):
         resolve(spec)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -34,7 +36,20 @@ def resolve(
         return _shaped(real(tokens, text, window=window, dtype=dtype, device=device), vocabulary, hidden)
     if Path(spec).is_file():
         return _shaped(load(spec), vocabulary, hidden).tokens(tokens).to(device, dtype)
+    kind, _, name = spec.partition(":")
+    shape = {letter: size for letter, size in (("v", vocabulary), ("d", hidden)) if size is not None}
+    draw = {"n": tokens, "seed": seed, "dtype": dtype, "device": device}
+    if spec == "gaussian":
+        return _drawn(kind)(**{"v": 49152, "d": 576, **shape}, **draw)
+    if kind == "planted" and name:
+        return _drawn(kind)(name, **shape, **draw)  # refuses an unknown name with the legal ones
     raise ValueError(f"no head {spec!r}: legal are real, gaussian, planted:NAME, or a file that `save` wrote")
+
+
+def _drawn(kind: str) -> Callable[..., Head]:
+    """The function `kind` of the module of that name: reading a saved head should not import them all."""
+    function: Callable[..., Head] = getattr(import_module(f"{__package__}.{kind}"), kind)
+    return function
 
 
 def _shaped(head: Head, vocabulary: int | None, hidden: int | None) -> Head:

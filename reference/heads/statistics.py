@@ -73,7 +73,7 @@ def head_statistics(
     tail_rows: int = 128,
     chunk: int | None = None,
 ) -> HeadStatistics:
-    """Statistics of `head` under the threshold `eps`; `filters` costs four (N, V, D) products for each grain in it.
+    """Statistics of `head` under the threshold `eps`; a grain in `filters` costs two (N, V, D) products, V D floats.
 
     `chunk` rows of V float32 logits are held at a time, a multiple of 128 (default: about 2^25 logits).
     """
@@ -97,8 +97,9 @@ def head_statistics(
         loss -= float(p.gather(1, x).log().double().sum())
         row, col = _residual(p, x).abs().ge(eps).nonzero(as_tuple=True)
         for grain in grains:
-            across = -(-v // grain.columns)
-            live_grains[grain] += len((row // grain.rows * across + places[grain.order][col] // grain.columns).unique())
+            hit = torch.zeros(-(-len(p) // grain.rows), -(-v // grain.columns), dtype=torch.bool, device=p.device)
+            hit[row // grain.rows, places[grain.order][col] // grain.columns] = True
+            live_grains[grain] += int(hit.sum())
     counts = torch.cat(live_counts).double()
     total = {g: -(-n // g.rows) * -(-v // g.columns) for g in grains}
     return HeadStatistics(
@@ -114,10 +115,6 @@ def head_statistics(
         live_share={g: live_grains[g] / total[g] for g in grains},
         filter_error=_filter_errors(head, eps, filters, places, tail_rows, chunk) if filters else {},
     )
-
-
-def _logits(head: Head, rows: slice) -> Tensor:
-    return head.embeddings[rows].float() @ head.classifier.float().T
 
 
 def _probabilities(head: Head, chunk: int) -> Iterator[tuple[int, Tensor]]:
@@ -164,40 +161,53 @@ def _filter_errors(
 ) -> dict[Grain, FilterError]:
     n, v, d = head.shape
     e, c = head.embeddings.float(), head.classifier.float()
-    errors = {}
     full_de, full_dc = 0.0, torch.zeros(v, d, device=e.device)
-    for start, p in _probabilities(head, chunk):
-        g = _residual(p, head.targets[start : start + len(p), None])
-        full_de += float((g @ c).double().square().sum())
-        full_dc += g.T @ e[start : start + len(p)]
-    norm_de, norm_dc = full_de**0.5, float(torch.linalg.norm(full_dc))
-    del full_dc
+    sums = {grain: _Sums(v, d, e.device) for grain in filters}
     # Rows spread over the batch, because a run of neighbours shares its document's words.
-    sample = torch.arange(min(tail_rows, n), device=e.device) * n // min(tail_rows, n)
-    for grain in filters:
-        place = places[grain.order]
-        q = torch.zeros(v, device=e.device)
-        for start, p in _probabilities(head, chunk):
-            r = _dropped(_residual(p, head.targets[start : start + len(p), None]), eps, grain, place)
-            q += r[sample[(sample >= start) & (sample < start + len(p))] - start].sum(0)
-        q /= q.sum()
-        mean_c = q @ c
-        drop_de = tail_de = 0.0
-        drop_dc, mean_e = torch.zeros(v, d, device=e.device), torch.zeros(d, device=e.device)
-        for start, p in _probabilities(head, chunk):
-            r = _dropped(_residual(p, head.targets[start : start + len(p), None]), eps, grain, place)
-            m, rows = r.sum(1), e[start : start + len(p)]
-            de = r @ c
-            drop_de += float(de.double().square().sum())
-            tail_de += float((de - torch.outer(m, mean_c)).double().square().sum())
-            drop_dc += r.T @ rows
-            mean_e += m @ rows
-        error_dc = float(torch.linalg.norm(drop_dc))
-        drop_dc -= torch.outer(q, mean_e)
-        errors[grain] = FilterError(
-            drop_de=drop_de**0.5 / norm_de,
-            drop_dc=error_dc / norm_dc,
-            tail_de=tail_de**0.5 / norm_de,
-            tail_dc=float(torch.linalg.norm(drop_dc)) / norm_dc,
+    sampled = torch.zeros(n, dtype=torch.bool, device=e.device)
+    sampled[torch.arange(min(tail_rows, n), device=e.device) * n // min(tail_rows, n)] = True
+    for start, p in _probabilities(head, chunk):
+        rows = slice(start, start + len(p))
+        g = _residual(p, head.targets[rows, None])
+        full_de += float((g @ c).double().square().sum())
+        full_dc += g.T @ e[rows]
+        for grain, total in sums.items():
+            total.add(_dropped(g, eps, grain, places[grain.order]), e[rows], c, sampled[rows])
+    norms = full_de**0.5, float(torch.linalg.norm(full_dc))
+    del full_dc
+    return {grain: sums.pop(grain).error(c, *norms) for grain in filters}
+
+
+class _Sums:
+    """What one pass over chunks of R leaves: with m and q known only at its end, tails follow from inner products."""
+
+    def __init__(self, v: int, d: int, device: torch.device) -> None:
+        self.drop_dc = torch.zeros(v, d, device=device)  # R^T E
+        self.q = torch.zeros(v, device=device)
+        self.m_e = torch.zeros(d, device=device)  # sum of m_i E_i
+        self.m_de = torch.zeros(d, dtype=torch.float64, device=device)  # sum of m_i (R C)_i
+        self.drop_de = 0.0  # squared norm of R C
+        self.m_m = 0.0
+
+    def add(self, r: Tensor, e: Tensor, c: Tensor, sampled: Tensor) -> None:
+        de, m = r @ c, r.sum(1)
+        self.drop_dc += r.T @ e
+        self.q += r[sampled].sum(0)
+        self.m_e += m @ e
+        self.m_de += m.double() @ de.double()
+        self.drop_de += float(de.double().square().sum())
+        self.m_m += float(m.double().square().sum())
+
+    def error(self, c: Tensor, norm_de: float, norm_dc: float) -> FilterError:
+        total = self.q.sum()
+        q = torch.where(total == 0, 0.0, self.q / total)  # nothing dropped: no tail
+        q_c = (q @ c).double()
+        tail_de = self.drop_de - 2 * float(self.m_de @ q_c) + self.m_m * float(q_c @ q_c)
+        drop_dc = float(torch.linalg.norm(self.drop_dc))
+        self.drop_dc.addr_(q, self.m_e, alpha=-1)
+        return FilterError(
+            drop_de=self.drop_de**0.5 / norm_de,
+            drop_dc=drop_dc / norm_dc,
+            tail_de=max(tail_de, 0.0) ** 0.5 / norm_de,
+            tail_dc=float(torch.linalg.norm(self.drop_dc)) / norm_dc,
         )
-    return errors

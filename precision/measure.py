@@ -1,0 +1,126 @@
+"""How far one output is from the truth: norms, worst row, worst element, signed bias, share of the budget."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .formats import Format
+
+ROWS_AT_ONCE = 2**24
+"""Elements per step: a float64 copy of a whole dC at the paper's shape would take 4.7 GB."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Element:
+    """One element, in numbers that can be typed in again."""
+
+    place: list[int]
+    got: float
+    got_hex: str  # the storage format's bits
+    want: float
+    want_hex: str  # the float64 truth, as float.fromhex reads it
+    ulps: float  # |got - want| in units in the last place of `want` in the storage format
+    over_budget: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """One output against the oracle."""
+
+    output: str
+    elements: int
+    normwise: float  # ||got - want|| / ||want||, Frobenius
+    rms: float
+    largest: float  # max |got - want|
+    signed_bias: float  # sum of (got - want) sign(want) / sum of |want|: 0 for unbiased rounding
+    worst_row: int
+    worst_row_error: float  # of the row, relative to its own norm
+    worst_element: Element
+    over_budget: float | None  # max of |got - want| / bound; at most 1 is within budget
+    over_budget_quantiles: dict[str, float] | None  # of the same ratio over elements
+    nonfinite_mismatches: int  # elements that are NaN or inf on one side only
+
+
+def measure(output: str, got: Tensor, want: Tensor, bound: Tensor | None = None) -> Measurement:
+    """`got` in its storage dtype against `want` and `bound` in float64, all of one shape, at most two-dimensional.
+
+    Elements where the truth is not finite must match it (NaN for NaN, the same infinity); they enter no norm.
+    """
+    if got.shape != want.shape:
+        raise ValueError(f"{output} has shape {tuple(got.shape)}, the oracle's is {tuple(want.shape)}")
+    fmt = Format.of(got.dtype)
+    shape = want.shape
+    got, want = (x.reshape(shape[0] if shape else 1, -1) for x in (got, want))
+    bound = None if bound is None else bound.reshape(want.shape)
+    step = max(1, ROWS_AT_ONCE // want.shape[1])
+    totals = dict.fromkeys(("error", "want", "signed", "absolute"), 0.0)
+    largest, mismatches = 0.0, 0
+    row_errors, worst, ratios = [], (-1.0, 0), []
+    for start in range(0, len(want), step):
+        g, w = got[start : start + step].double(), want[start : start + step]
+        finite = w.isfinite()
+        same = torch.where(w.isnan(), g.isnan(), torch.where(finite, g.isfinite(), g == w))
+        mismatches += int((~same).sum())
+        usable = finite & g.isfinite()
+        error, w = torch.where(usable, g - w, 0.0), torch.where(usable, w, 0.0)
+        totals["error"] += float(error.square().sum())
+        totals["want"] += float(w.square().sum())
+        totals["signed"] += float((error * w.sign()).sum())
+        totals["absolute"] += float(w.abs().sum())
+        largest = max(largest, float(error.abs().amax()))
+        row_errors.append(_quotient(error.square().sum(1).sqrt(), w.square().sum(1).sqrt()))
+        score = error.abs()
+        if bound is not None:
+            score = _quotient(score, bound[start : start + step])
+            ratios.append(score.flatten()[:: max(1, want.numel() // 2**22)])
+        top = int(score.argmax())
+        if float(score.flatten()[top]) > worst[0]:
+            worst = (float(score.flatten()[top]), start * want.shape[1] + top)
+    rows = torch.cat(row_errors)
+    quantiles = None
+    if ratios:
+        sample = torch.cat(ratios).sort().values
+        quantiles = {f"{q:g}": float(sample[min(len(sample) - 1, int(q * len(sample)))]) for q in (0.5, 0.99, 0.999)}
+    return Measurement(
+        output=output,
+        elements=want.numel(),
+        normwise=math.sqrt(totals["error"] / totals["want"]) if totals["want"] else math.sqrt(totals["error"]),
+        rms=math.sqrt(totals["error"] / want.numel()),
+        largest=largest,
+        signed_bias=totals["signed"] / totals["absolute"] if totals["absolute"] else 0.0,
+        worst_row=int(rows.argmax()),
+        worst_row_error=float(rows.max()),
+        worst_element=_element(got, want, worst, shape, fmt, bound is not None),
+        over_budget=worst[0] if bound is not None else None,
+        over_budget_quantiles=quantiles,
+        nonfinite_mismatches=mismatches,
+    )
+
+
+def _quotient(error: Tensor, size: Tensor) -> Tensor:
+    """error / size, 0 where both are 0."""
+    return torch.where(error == 0, 0.0, error / size)
+
+
+def _element(
+    got: Tensor, want: Tensor, worst: tuple[float, int], shape: torch.Size, fmt: Format, judged: bool
+) -> Element:
+    place = [int(i) for i in torch.unravel_index(torch.tensor(worst[1]), shape)] if shape else []
+    g, w = got.flatten()[worst[1]], float(want.flatten()[worst[1]])
+    bits = g.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[g.element_size()]).item()
+    width = 2 * g.element_size()
+    exponent = math.frexp(w)[1] if w and math.isfinite(w) else -1100
+    ulp = max(math.ldexp(1.0, exponent - fmt.digits), fmt.tiny)
+    return Element(
+        place=place,
+        got=float(g),
+        got_hex=f"0x{bits & (16**width - 1):0{width}x}",
+        want=w,
+        want_hex=w.hex(),
+        ulps=abs(float(g) - w) / ulp,
+        over_budget=worst[0] if judged else None,
+    )

@@ -1,0 +1,77 @@
+"""Where a number comes from: versions, device, commit, time."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy
+import torch
+import triton
+from ccelab.kernels import backend
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """Everything about a run that is not its input."""
+
+    time: str  # UTC, ISO 8601
+    command: str
+    ccelab: str
+    commit: str | None  # of the checkout that the package runs from; "+" means changes on top; None outside a checkout
+    python: str
+    torch: str
+    triton: str
+    numpy: str
+    mpmath: str
+    device: str
+    cuda: str | None
+    driver: str | None
+    machine: str
+
+
+def provenance(device: torch.device) -> Provenance:
+    on_gpu = device.type == "cuda"
+    return Provenance(
+        time=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=" ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        ccelab=_version("ccelab"),
+        commit=_commit(),
+        python=platform.python_version(),
+        torch=torch.__version__,
+        triton=triton.__version__,
+        numpy=numpy.__version__,
+        mpmath=_version("mpmath"),
+        device=backend.describe(device),
+        cuda=torch.version.cuda if on_gpu else None,
+        driver=_output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") if on_gpu else None,
+        machine=platform.machine(),
+    )
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except ModuleNotFoundError:  # on the path, but not installed
+        return "unknown"
+
+
+def _commit() -> str | None:
+    here = str(Path(__file__).resolve().parent)
+    commit = _output("git", "-C", here, "rev-parse", "--short=12", "HEAD")
+    if commit is None or _output("git", "-C", here, "ls-files", "--error-unmatch", "provenance.py") is None:
+        return None
+    return commit + ("+" if _output("git", "-C", here, "status", "--porcelain", "--untracked-files=no") else "")
+
+
+def _output(*command: str) -> str | None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -1,0 +1,84 @@
+"""How long a call takes on a GPU, beside one cuBLAS product of the same shape in the same run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+from ccelab.kernels import Schedule, Variant, launch
+from ccelab.reference import Problem
+
+MIB = 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """Medians, in milliseconds, after warm-up, interleaved with the product; memory in MiB beyond the inputs."""
+
+    product_ms: float
+    forward_ms: float
+    backward_ms: float
+    forward_over_product: float  # median of the ratios of neighbours
+    backward_over_product: float
+    forward_mib: float
+    backward_mib: float  # the gradients themselves included
+    repetitions: int
+
+
+def timing(problem: Problem, variant: Variant, schedule: Schedule, repetitions: int = 9) -> Timing | None:
+    """None on a CPU, where the interpreter's time says nothing."""
+    if problem.embeddings.device.type != "cuda":
+        return None
+    e, c = problem.embeddings, problem.classifier
+    call = launch.Call(
+        e, c, problem.bias, problem.targets, problem.ignore_index, problem.softcap, variant, schedule
+    )
+    n, v, _ = problem.shape
+    logits = torch.empty((n, v), dtype=e.dtype, device=e.device)
+    grad = torch.full((n,), 1 / n, dtype=torch.float32, device=e.device)
+    _, _, row_max, log_sum = launch.forward(call)
+
+    def product() -> None:
+        torch.mm(e, c.T, out=logits)
+
+    def forward() -> None:
+        launch.forward(call)
+
+    def backward() -> None:
+        launch.backward(call, row_max, log_sum, grad, None, (True, True, problem.bias is not None), None)
+
+    for warm_up in (product, forward, backward, product):
+        warm_up()
+    rounds = [(_milliseconds(product), _milliseconds(forward)) for _ in range(repetitions)]
+    slow = [(_milliseconds(product), _milliseconds(backward)) for _ in range(3)]
+    del logits
+    return Timing(
+        product_ms=median(p for p, _ in rounds),
+        forward_ms=median(f for _, f in rounds),
+        backward_ms=median(b for _, b in slow),
+        forward_over_product=median(f / p for p, f in rounds),
+        backward_over_product=median(b / p for p, b in slow),
+        forward_mib=_peak(forward, e.device),
+        backward_mib=_peak(backward, e.device),
+        repetitions=repetitions,
+    )
+
+
+def _milliseconds(work: Callable[[], None]) -> float:
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start.record()
+    work()
+    end.record()
+    end.synchronize()
+    return float(start.elapsed_time(end))
+
+
+def _peak(work: Callable[[], None], device: torch.device) -> float:
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    work()
+    torch.cuda.synchronize(device)
+    return (torch.cuda.max_memory_allocated(device) - before) / MIB

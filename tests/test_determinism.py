@@ -1,0 +1,59 @@
+"""Gradients repeat bit for bit, and a row's outputs depend on no other row."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from ccelab.kernels import PRESETS
+from ccelab.properties.cases import DEVICE, DTYPES, draw, peaked, run
+
+REPEATS = 10 if DEVICE == "cuda" else 2  # a race shows on a GPU if anywhere
+
+
+VARIANTS = [*PRESETS, "cce,accumulate=hilo,target=indexed"] if DEVICE == "cuda" else ["cce", "cce-kahan", "cce-exact"]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_call_repeats_bit_for_bit(variant: str) -> None:
+    case = peaked(d=35, variant=variant, bias=torch.bfloat16, lse=True, reduction="none")
+    first = run(case)
+    for _ in range(REPEATS - 1):
+        again = run(case)
+        assert first.outputs.keys() == again.outputs.keys()
+        assert all(torch.equal(output, again[name]) for name, output in first.outputs.items())
+        assert first.stats.tiles_kept_e == again.stats.tiles_kept_e
+        assert first.stats.tiles_kept_c == again.stats.tiles_kept_c
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_rows_in_another_order_give_the_same_rows(dtype: torch.dtype) -> None:
+    case = draw(v=40, d=40, dtype=dtype, variant="cce-exact", reduction="none", lse=True, wanted=(True, False, False))
+    assert case.grad_loss is not None
+    assert case.grad_lse is not None
+    turn = torch.randperm(37, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    turned = replace(
+        case,
+        input=case.input[turn],
+        target=case.target[turn],
+        grad_loss=case.grad_loss[turn],
+        grad_lse=case.grad_lse[turn],
+    )
+    one, other = run(case), run(turned)
+    for name in ("loss", "lse", "d_embeddings"):
+        assert torch.equal(one[name][turn], other[name]), name
+
+
+def test_statistics_change_nothing() -> None:
+    """The kernels compile differently with and without them."""
+    from ccelab.kernels import linear_cross_entropy
+
+    case = peaked(d=40, variant="cce", ignored=0)
+    given = [x.clone().requires_grad_() for x in (case.input, case.linear_weight)]
+    loss = linear_cross_entropy(given[0], given[1], case.target, variant="cce", schedule=case.schedule)
+    gradients = torch.autograd.grad(loss, given, case.grad_loss)
+    outcome = run(case)
+    assert torch.equal(gradients[0], outcome["d_embeddings"])
+    assert torch.equal(gradients[1], outcome["d_classifier"])

@@ -1,0 +1,81 @@
+"""`Schedule`: what is refused, how it prints, and that results depend on nothing but the problem and the schedule."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from ccelab.kernels import Schedule, Tiles, default_schedule
+from ccelab.properties.cases import DTYPES, SMALL, assert_within_budget, draw, run
+
+BASE = Tiles(block_n=16, block_v=32, block_d=16)
+
+
+@pytest.mark.parametrize("name", ["block_n", "block_v", "block_d"])
+@pytest.mark.parametrize("size", [0, 1, 8, 24, 48, -16])
+def test_tiles_are_powers_of_two_from_16(name: str, size: int) -> None:
+    with pytest.raises(ValueError, match=rf"{name}={size} is not a power of two of at least 16"):
+        replace(BASE, **{name: size})
+
+
+@pytest.mark.parametrize("splits", [0, -1])
+def test_there_is_a_split(splits: int) -> None:
+    with pytest.raises(ValueError, match=f"splits={splits}"):
+        replace(SMALL, splits=splits)
+
+
+def test_it_prints_everything_that_is_numerical() -> None:
+    texts = {
+        str(s)
+        for s in (
+            SMALL,
+            replace(SMALL, splits=3),
+            replace(SMALL, descriptors=False),
+            replace(SMALL, fp_fusion=True),
+            replace(SMALL, forward=BASE, backward=BASE),
+            replace(SMALL, backward=replace(SMALL.backward, block_d=64)),
+        )
+    }
+    assert len(texts) == 6
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("n", [0, 1, 127, 8192, 10**6])
+def test_the_default_depends_on_the_problem_alone(dtype: torch.dtype, n: int) -> None:
+    schedule = default_schedule(dtype, n)
+    assert schedule == default_schedule(dtype, n)
+    assert schedule.splits >= 1
+    assert not schedule.fp_fusion
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        replace(SMALL, splits=1),
+        replace(SMALL, splits=3),
+        replace(SMALL, splits=100),  # more than there are tiles
+        Schedule(forward=Tiles(block_n=32, block_v=16, block_d=64), backward=Tiles(block_n=32, block_v=64, block_d=16)),
+    ],
+    ids=str,
+)
+def test_any_schedule_is_within_its_own_budget(schedule: Schedule) -> None:
+    assert_within_budget(draw(variant="cce", schedule=schedule, lse=True, reduction="none"))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_the_default_schedule_is_within_budget(dtype: torch.dtype) -> None:
+    """Larger than two tiles in N and V, which is what fits the interpreter."""
+    tiles = default_schedule(dtype, 1).backward
+    case = draw((2 * tiles.block_n + 5,), 2 * tiles.block_v + 3, 70, dtype, lse=True)
+    assert_within_budget(replace(case, schedule=default_schedule(dtype, case.target.numel())))
+
+
+@pytest.mark.parametrize(("d", "dtype"), [(40, x) for x in DTYPES] + [(38, torch.bfloat16)], ids=str)
+def test_descriptors_and_pointers_load_the_same_numbers(dtype: torch.dtype, d: int) -> None:
+    """Rows of 38 half floats are no multiple of 16 bytes: those are loaded by pointers either way."""
+    case = draw(d=d, dtype=dtype, variant="cce-exact", lse=True, reduction="none", wanted=(True, False, False))
+    one, other = (run(replace(case, schedule=replace(SMALL, descriptors=choice))) for choice in (True, False))
+    for name, output in one.outputs.items():
+        assert torch.equal(output, other[name]), name

@@ -1,0 +1,137 @@
+"""`Variant`: flag strings, the paper's presets, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError, asdict
+from itertools import product
+from typing import Any
+
+import pytest
+
+from ccelab.kernels import PRESETS, Variant, every
+
+EPS = [2.0**-12, 2.0**-149, 0.1, 1e-9, 0.0, 1.0, 4.0, 3e5, float("inf")]
+
+
+def test_presets_are_the_rows_of_the_design() -> None:
+    fields = ("filter_e", "filter_c", "order", "accumulate")
+    table = {
+        "cce": (True, True, "mean_logit", "storage"),
+        "cce-no-sort": (True, True, "none", "storage"),
+        "cce-no-filter": (False, False, "none", "storage"),
+        "cce-kahan": (True, True, "mean_logit", "kahan"),
+        "cce-kahan-full-c": (True, False, "mean_logit", "kahan"),
+        "cce-kahan-full-e": (False, True, "mean_logit", "kahan"),
+        "cce-exact": (False, False, "none", "fp32"),
+    }
+    want = {
+        name: {**dict(zip(fields, row, strict=True)), "eps": None, "target": "fused"} for name, row in table.items()
+    }
+    assert {name: asdict(variant) for name, variant in PRESETS.items()} == want
+    assert list(PRESETS) == list(table)
+
+
+def test_every_is_every_legal_combination_once() -> None:
+    axes: tuple[tuple[Any, ...], ...] = (
+        (False, True),
+        (False, True),
+        ("none", "mean_logit"),
+        ("storage", "kahan", "hilo", "fp32"),
+        ("fused", "indexed"),
+    )
+    found = {(v.filter_e, v.filter_c, v.order, v.accumulate, v.target) for v in every()}
+    assert found == set(product(*axes))
+    assert len(every()) == len(set(every())) == len(found)
+    assert all(v.eps is None for v in every())
+    assert set(PRESETS.values()) <= set(every())
+
+
+def test_a_printed_variant_reads_back() -> None:
+    names = {str(v) for v in every()}
+    assert len(names) == len(every())
+    for variant in every():
+        assert Variant.parse(str(variant)) == variant == Variant.of(str(variant))
+    for name, preset in PRESETS.items():
+        assert str(preset) == name
+
+
+@pytest.mark.parametrize("eps", EPS)
+def test_a_printed_eps_reads_back(eps: float) -> None:
+    for base in ("cce", "cce-kahan-full-c,order=none", "cce,accumulate=hilo,target=indexed"):
+        variant = Variant.parse(f"{base},eps={eps!r}")
+        assert variant.eps == eps
+        assert Variant.parse(str(variant)) == variant
+
+
+@pytest.mark.parametrize(
+    ("text", "eps"),
+    [("2^-12", 2.0**-12), ("2^0", 1.0), ("0.5", 0.5), ("1e-3", 1e-3), ("0", 0.0), ("default", None)],
+)
+def test_eps_is_a_power_or_a_decimal(text: str, eps: float | None) -> None:
+    assert Variant.parse(f"cce,eps={text}").eps == eps
+
+
+def test_spaces_and_order_do_not_matter() -> None:
+    assert Variant.parse("cce, filter_c=no , order=none") == Variant.parse("cce,order=none,filter_c=no")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("paper", [*PRESETS]),
+        ("", [*PRESETS]),
+        ("cce,", ["filter_e", "filter_c", "eps", "order", "accumulate", "target"]),
+        ("cce,sort=yes", ["sort", "filter_e", "filter_c", "eps", "order", "accumulate", "target"]),
+        ("cce,order", ["order", "field=value"]),
+        ("cce,order=random", ["random", "none", "mean_logit"]),
+        ("cce,accumulate=fp64", ["fp64", "storage", "kahan", "hilo", "fp32"]),
+        ("cce,target=both", ["both", "fused", "indexed"]),
+        ("cce,filter_e=maybe", ["maybe", "no", "yes"]),
+        ("cce,filter_e=True", ["True", "no", "yes"]),
+        ("cce,eps=small", ["small", "2^-12", "decimal"]),
+        ("cce,eps=2^x", ["2^x", "2^-12", "decimal"]),
+        ("cce,eps=-1", ["-1", ">= 0"]),
+        ("cce,eps=nan", ["nan", ">= 0"]),
+    ],
+)
+def test_a_refusal_lists_what_is_legal(text: str, said: list[str]) -> None:
+    with pytest.raises(ValueError, match="legal") as refused:
+        Variant.parse(text)
+    for word in said:
+        assert word in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"order": "random"},
+        {"order": None},
+        {"accumulate": "fp16"},
+        {"filter_e": 1},
+        {"filter_c": "yes"},
+        {"eps": 1},  # an int prints as no eps reads back
+        {"eps": -0.5},
+        {"filter_e": False, "filter_c": False, "eps": 2.0**-12},
+    ],
+    ids=str,
+)
+def test_an_illegal_variant_is_never_made(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"legal|no effect"):
+        Variant(**fields)
+
+
+def test_eps_without_a_filter_says_what_to_do() -> None:
+    with pytest.raises(ValueError, match=r"eps=2\^-12 has no effect .* switch a filter on"):
+        Variant.parse("cce-exact,eps=2^-12")
+
+
+def test_it_is_a_value() -> None:
+    variant = Variant()
+    with pytest.raises(FrozenInstanceError):
+        variant.order = "none"  # type: ignore[misc]
+    assert hash(variant) == hash(Variant())
+    assert Variant.of(variant) is variant
+
+
+def test_eps_is_no_part_of_what_is_compiled() -> None:
+    assert Variant.parse("cce,eps=2^-6").flags() == Variant.parse("cce,eps=2^-9").flags() == PRESETS["cce"]
