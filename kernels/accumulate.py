@@ -4,9 +4,9 @@
 from typing import NamedTuple
 
 import torch
-import triton
 import triton.language as tl
 
+from .backend import device_function
 from .rounding import downcast, round_to, two_sum, upcast
 
 
@@ -17,21 +17,21 @@ class Accumulator(NamedTuple):
     companion: torch.Tensor | None
 
 
-@triton.jit
+@device_function
 def fast_two_sum(a, b):
     """(s, t) with s = rn(a + b), s + t = a + b, in fp32 for |a| >= |b| (Dekker 1971)."""
     s = a + b
     return s, b - (s - a)
 
 
-@triton.jit
+@device_function
 def add_increment(s, c, v, VARIANT: tl.constexpr, DTYPE: tl.constexpr):
     """The sum s and its companion c after the fp32 increment v, all held in fp32; DTYPE is the storage dtype."""
     if VARIANT.accumulate == "kahan":
         # Kahan (1965) as Knuth's TwoSum: every operation in the storage dtype, the increment too.
         return two_sum(s, round_to(c + round_to(v, DTYPE), DTYPE), DTYPE)
     elif VARIANT.accumulate == "hilo":
-        if DTYPE == tl.float32:
+        if tl.float32 == DTYPE:
             total, low = two_sum(s, v, DTYPE)
             return fast_two_sum(total, low + c)
         else:
@@ -44,7 +44,7 @@ def add_increment(s, c, v, VARIANT: tl.constexpr, DTYPE: tl.constexpr):
         return round_to(s + round_to(v, DTYPE), DTYPE), c
 
 
-@triton.jit
+@device_function
 def accumulate(Acc, offsets, mask, v, VARIANT: tl.constexpr, DTYPE: tl.constexpr):
     """Adds the tile increment v to the sums at `offsets`."""
     s = upcast(tl.load(Acc.sum + offsets, mask=mask, other=0.0))

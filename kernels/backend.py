@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -9,6 +13,23 @@ from triton.runtime.interpreter import InterpretedFunction
 
 IS_INTERPRETED: bool = isinstance(tl.sum, InterpretedFunction)
 """Whether this process interprets: what Triton's own library was built for, whatever the environment says now."""
+
+
+def device_function(function: Callable[..., Any]) -> Any:
+    """`triton.jit` for functions that kernels call.
+
+    Triton's interpreter patches its library anew on every call of such a function, which takes longer than most tiles
+    do. Inside a running kernel the library is patched already: here the rewritten function is called directly.
+    """
+    if not IS_INTERPRETED:
+        return triton.jit(function)
+    interpreted = InterpretedFunction(function)
+
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return interpreted.rewrite()(*args, **kwargs)
+
+    return call
 
 
 def require_device(device: torch.device) -> None:

@@ -9,13 +9,14 @@ import triton
 import triton.language as tl
 
 from .accumulate import accumulate
+from .backend import device_function
 from .logits import add_bias, dot_logits, mask_columns, soft_cap
 from .matrix import gather_rows
 from .residual import is_live, load_row_data, logit_gradient, softmax
 from .rounding import dot, downcast
 
 
-@triton.jit
+@device_function
 def vocabulary_tile(Ordering, tile, V, BLOCK: tl.constexpr):
     """(columns, mask) of one tile of the vocabulary, in the given order or as it is."""
     place = tile * BLOCK + tl.arange(0, BLOCK)
@@ -26,7 +27,7 @@ def vocabulary_tile(Ordering, tile, V, BLOCK: tl.constexpr):
         return tl.load(Ordering + place, mask=mask, other=0), mask
 
 
-@triton.jit
+@device_function
 def tile_gradient(E, C, Bias, i, row_mask, rows, cols, col_mask, col_end, V, D, softcap, TILES: tl.constexpr):
     """(g, p): the residual of one tile, divided by each row's scale, and its softmax."""
     raw = dot_logits(E, C, 0, i, row_mask, 0, cols, col_mask, D, TILES, False, False)
@@ -75,7 +76,8 @@ def embeddings_kernel(
             for d in range(0, D, TILES.block_d):
                 c = gather_rows(C, cols, col_mask, d, D, TILES.block_d)
                 v = dot(g_storage, c, tl.full((TILES.block_n, TILES.block_d), 0.0, tl.float32))
-                v = v * rows.scale[:, None]
+                # An ignored row has g = 0, and 0 times a NaN in C is NaN.
+                v = tl.where(rows.valid[:, None], v * rows.scale[:, None], 0.0)
                 j = d + tl.arange(0, TILES.block_d)
                 offsets = i.to(tl.int64)[:, None] * D + j[None, :]
                 accumulate(Acc, offsets, row_mask[:, None] & (j < D)[None, :], v, VARIANT, C.ptr.dtype.element_ty)
@@ -112,7 +114,9 @@ def classifier_kernel(
     VARIANT: tl.constexpr,
     TILES: tl.constexpr,
 ):
-    """dC and dbias: one program per block of the vocabulary walks the rows. dbias takes in every tile, filtered or not."""
+    """dC and dbias: one program per block of the vocabulary walks the rows.
+
+    dbias takes in every tile, filtered or not."""
     tile = tl.program_id(0)
     cols, col_mask = vocabulary_tile(Ordering, tile, V, TILES.block_v)
     col_end = (tile + 1) * TILES.block_v
@@ -150,7 +154,7 @@ def classifier_kernel(
         tl.store(Kept + tile, kept)
 
 
-@triton.jit
+@device_function
 def relative_scale(scale, top):
     """scale / top for powers of two with scale <= top, by their exponents: exact, and 0 below 2^-126."""
     exponent = (scale.to(tl.uint32, bitcast=True) >> 23).to(tl.int32)

@@ -50,7 +50,9 @@ def check_arguments(
             + ", ".join(map(str, DTYPES))
         )
     if target.dtype not in TARGET_DTYPES:
-        raise TypeError(f"target is {target.dtype}, expected class indices in one of {', '.join(map(str, TARGET_DTYPES))}")
+        raise TypeError(
+            f"target is {target.dtype}, expected class indices in one of {', '.join(map(str, TARGET_DTYPES))}"
+        )
     tensors = {"linear_weight": linear_weight, "target": target}
     if linear_bias is not None:
         if linear_bias.shape != (v,):
@@ -68,8 +70,15 @@ def check_arguments(
     if softcap is not None and not (math.isfinite(softcap) and _is_normal(softcap)):
         raise ValueError(f"softcap={softcap!r} must be a positive, finite number (normal in fp32), or None for no cap")
     length = target.shape[-1] if target.ndim else 1
-    if isinstance(shift, bool) or not isinstance(shift, int) or not 0 <= shift < max(length, 1) or (shift and not target.ndim):
-        raise ValueError(f"shift={shift!r} is out of range; legal values: 0 to {max(length - 1, 0)} for T = {length} targets")
+    if (
+        isinstance(shift, bool)
+        or not isinstance(shift, int)
+        or not 0 <= shift < max(length, 1)
+        or (shift and not target.ndim)
+    ):
+        raise ValueError(
+            f"shift={shift!r} is out of range; legal values: 0 to {max(length - 1, 0)} for T = {length} targets"
+        )
 
 
 def _is_normal(softcap: float) -> bool:

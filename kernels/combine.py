@@ -7,6 +7,7 @@ import torch
 import triton
 import triton.language as tl
 
+from .backend import device_function
 from .logsumexp import finite_or_zero
 
 
@@ -18,7 +19,7 @@ class Partial(NamedTuple):
     target_logit: torch.Tensor  # (K, N) fp32, 0 in shards that do not hold the target; (1, N) from Algorithm 1
 
 
-@triton.jit
+@device_function
 def token_loss(m, log_s, z_target, VARIANT: tl.constexpr):
     """lse - z_target. A fused target never exceeds m, and s >= 1: then the loss is a sum of two terms >= 0."""
     if VARIANT.target == "fused":

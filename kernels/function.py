@@ -17,7 +17,7 @@ from .variant import Variant
 
 
 class _TokenLoss(torch.autograd.Function):
-    """Per-row loss and lse of flat rows; the reduction around it is torch's, so any upstream gradient arrives per row."""
+    """Per-row loss and lse of flat rows; the reduction around it is torch's, so upstream gradients arrive per row."""
 
     @staticmethod
     def forward(
@@ -41,7 +41,7 @@ class _TokenLoss(torch.autograd.Function):
         return loss, lse
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, dloss: Tensor | None, dlse: Tensor | None) -> tuple[Tensor | None, ...]:
         embeddings, classifier, bias, targets, row_max, log_sum = ctx.saved_tensors
         call = launch.Call(embeddings, classifier, bias, targets, *ctx.options)
@@ -131,20 +131,22 @@ def linear_cross_entropy(
     """
     check_keywords(unknown)
     variant = Variant.of(variant)
+    if schedule is not None and not isinstance(schedule, Schedule):
+        raise TypeError(f"schedule is a {type(schedule).__name__}, expected a Schedule or None")
+    if isinstance(input, Tensor):
+        require_device(input.device)
     if isinstance(input, Tensor) and torch.is_autocast_enabled(input.device.type):
         dtype = torch.get_autocast_dtype(input.device.type)
         input, linear_weight = input.to(dtype), linear_weight.to(dtype)
         linear_bias = None if linear_bias is None else linear_bias.to(dtype)
     check_arguments(input, linear_weight, target, linear_bias, reduction, ignore_index, softcap, shift)
-    require_device(input.device)
     shape = target[..., shift:].shape if target.ndim else target.shape
-    targets = torch.nn.functional.pad(target[..., shift:], (0, shift), value=ignore_index) if shift else target
+    targets = target.long()  # int64, so that any ignore_index compares
+    targets = torch.nn.functional.pad(targets[..., shift:], (0, shift), value=ignore_index) if shift else targets
     targets = targets.reshape(-1)
-    if targets.dtype != torch.int32:
-        targets = targets.long()
     count = check_targets(targets, linear_weight.shape[0], ignore_index) if len(targets) else 0
     embeddings = input.reshape(-1, input.shape[-1])
-    loss, lse = _TokenLoss.apply(
+    loss, lse = _TokenLoss.apply(  # type: ignore[no-untyped-call]
         embeddings,
         linear_weight,
         linear_bias,

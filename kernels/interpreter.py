@@ -1,4 +1,4 @@
-"""Chooses, when `ccelab.kernels` is imported, whether this process interprets its kernels: it does where there is no GPU.
+"""Chooses, when `ccelab.kernels` is imported, whether this process interprets kernels: it does where there is no GPU.
 
 Triton reads TRITON_INTERPRET when its own library is first imported, so that the choice must come before any import of
 triton. A process that interprets cannot compile, nor the other way round.

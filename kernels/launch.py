@@ -1,4 +1,4 @@
-"""Host side of the kernels: allocates outputs, chooses load paths, launches. Everything here is flat: N rows, no batch."""
+"""Host side of the kernels: allocates outputs, chooses load paths, launches. Everything is flat: N rows, no batch."""
 
 from __future__ import annotations
 
@@ -109,9 +109,7 @@ def forward_partial(call: Call) -> Partial:
 def combine(call: Call, partial: Partial) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Loss, lse, row maximum and log of the sum from the partial results of any number of vocabulary shards."""
     n = call.shape[0]
-    loss, lse, row_max, log_sum = (
-        torch.empty(n, dtype=torch.float32, device=call.embeddings.device) for _ in range(4)
-    )
+    loss, lse, row_max, log_sum = (torch.empty(n, dtype=torch.float32, device=call.embeddings.device) for _ in range(4))
     if n == 0:
         return loss, lse, row_max, log_sum
     combine_kernel[(triton.cdiv(n, COMBINE_BLOCK),)](
@@ -147,7 +145,9 @@ def backward(
     n, v, d = call.shape
     if n == 0:
         outputs = (call.embeddings, call.classifier, call.bias)
-        d_e, d_c, d_b = (torch.zeros_like(x) if x is not None and w else None for x, w in zip(outputs, wanted, strict=True))
+        d_e, d_c, d_b = (
+            torch.zeros_like(x) if x is not None and w else None for x, w in zip(outputs, wanted, strict=True)
+        )
         return d_e, d_c, d_b
     tiles, variant = call.schedule.backward, call.variant
     want_e, want_c, want_bias = wanted
@@ -155,7 +155,9 @@ def backward(
     bias, target = vector(call.bias), vector(call.targets)
     order = None
     if variant.order == "mean_logit":
-        order = mean_logit_order(e, c, bias, target, call.shape, call.ignore_index, call.schedule.fp_fusion)
+        order = mean_logit_order(  # type: ignore[no-untyped-call]
+            e, c, bias, target, call.shape, call.ignore_index, call.schedule.fp_fusion
+        )
     if stats is not None:
         stats.order = order
     eps = torch.finfo(call.embeddings.dtype).eps / 32 if variant.eps is None else variant.eps
@@ -173,7 +175,7 @@ def backward(
         embeddings_kernel[(row_blocks,)](
             *inputs, acc, kept, mass, *scalars, VARIANT=variant.flags(), TILES=tiles, **launch_options
         )
-        d_embeddings = acc.sum.to(call.embeddings.dtype)
+        d_embeddings = None if acc.sum is None else acc.sum.to(call.embeddings.dtype)
         if stats is not None and kept is not None:
             stats.tiles_kept_e = int(kept.sum())
             stats.tiles_skipped_e = row_blocks * vocabulary_blocks - stats.tiles_kept_e

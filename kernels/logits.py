@@ -1,16 +1,14 @@
 # mypy: ignore-errors
 """One tile of logits, z = cap(E C^T + bias): the same stages in the forward and in the backward pass."""
 
-import triton
 import triton.language as tl
 
+from .backend import device_function
 from .matrix import load_rows
 from .rounding import dot, upcast
 
-LOG2_E: tl.constexpr = tl.constexpr(1.4426950408889634)
 
-
-@triton.jit
+@device_function
 def dot_logits(
     E,
     C,
@@ -34,7 +32,7 @@ def dot_logits(
     return z
 
 
-@triton.jit
+@device_function
 def add_bias(z, Bias, cols, col_mask):
     """z plus the biases of the given columns (its last dimension), in fp32 and once per logit."""
     if Bias is None:
@@ -44,7 +42,7 @@ def add_bias(z, Bias, cols, col_mask):
         return z + upcast(bias)
 
 
-@triton.jit
+@device_function
 def tanh(x):
     """tanh within a few ulp: a rational form near 0, where 1 - 2/(e^2x + 1) would cancel.
 
@@ -58,7 +56,7 @@ def tanh(x):
     return tl.where(size < 0.625, x + x * poly, tl.where(x < 0, -far, far))
 
 
-@triton.jit
+@device_function
 def soft_cap(z, softcap):
     """softcap * tanh(z / softcap)."""
     if softcap is None:
@@ -67,9 +65,9 @@ def soft_cap(z, softcap):
         return softcap * tanh(tl.div_rn(z, tl.full(z.shape, 1.0, tl.float32) * softcap))
 
 
-@triton.jit
+@device_function
 def soft_cap_slope(g, z, softcap):
-    """g times the derivative of soft_cap at z: sech^2 as 4q / (1 + q)^2, which keeps its digits where 1 - tanh^2 loses them."""
+    """g times the derivative of soft_cap at z: sech^2 as 4q / (1 + q)^2, exact where 1 - tanh^2 loses its digits."""
     if softcap is None:
         return g
     else:
@@ -77,7 +75,7 @@ def soft_cap_slope(g, z, softcap):
         return g * tl.div_rn(4.0 * q, (1.0 + q) * (1.0 + q))
 
 
-@triton.jit
+@device_function
 def mask_columns(z, col_mask, col_end, V):
     """-inf outside the vocabulary. After soft_cap, which would turn -inf into -softcap; only the last tile needs it."""
     if col_end > V:

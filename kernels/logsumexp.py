@@ -8,16 +8,17 @@ pair of Milakov and Gimelshein ("Online normalizer calculation for softmax", 201
 import triton
 import triton.language as tl
 
+from .backend import device_function
 from .logits import add_bias, dot_logits, mask_columns, soft_cap
 
 
-@triton.jit
+@device_function
 def finite_or_zero(m):
     """m, or 0 where m is infinite, so that z - m is not inf - inf for rows that are all -inf or hold +inf."""
     return tl.where(tl.abs(m) == float("inf"), 0.0, m)
 
 
-@triton.jit
+@device_function
 def fold_tile(m, s, z):
     """The pair (m, s), meaning s e^m, after a tile z (BLOCK_N, BLOCK_V). s >= 1 as soon as m is finite: the largest
     logit itself contributes exp(0) = 1. A NaN logit makes s NaN, though max ignores it."""
@@ -26,7 +27,7 @@ def fold_tile(m, s, z):
     return top, s * tl.exp(m - shift) + tl.sum(tl.exp(z - shift[:, None]), 1)
 
 
-@triton.jit
+@device_function
 def pick_target(z_target, z, target, cols, col0, VARIANT: tl.constexpr, TILES: tl.constexpr):
     """The target's logit where this tile holds it: the very number that enters the sum, so that m - z_target >= 0."""
     if VARIANT.target == "fused":

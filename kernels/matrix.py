@@ -4,8 +4,9 @@
 from typing import NamedTuple
 
 import torch
-import triton
 import triton.language as tl
+
+from .backend import device_function
 
 
 class Matrix(NamedTuple):
@@ -16,7 +17,7 @@ class Matrix(NamedTuple):
     stride_col: int
 
 
-@triton.jit
+@device_function
 def gather_rows(M, rows, row_mask, col0, n_cols, BLOCK: tl.constexpr):
     """(len(rows), BLOCK) entries of the given rows, columns from col0 on; 0 outside the mask and the matrix."""
     cols = col0 + tl.arange(0, BLOCK)
@@ -24,9 +25,9 @@ def gather_rows(M, rows, row_mask, col0, n_cols, BLOCK: tl.constexpr):
     return tl.load(M.ptr + offsets, mask=row_mask[:, None] & (cols < n_cols)[None, :], other=0.0)
 
 
-@triton.jit
+@device_function
 def load_rows(M, row0, rows, row_mask, col0, n_cols, BLOCK: tl.constexpr, DESCRIPTOR: tl.constexpr):
-    """As gather_rows for rows = row0, row0 + 1, ...: through the tensor descriptor M, or by pointers into the matrix M."""
+    """As gather_rows for rows = row0, row0 + 1, ...: through the tensor descriptor M, or by pointers into a matrix M."""
     if DESCRIPTOR:
         return M.load([row0, col0])
     else:

@@ -1,11 +1,11 @@
 # mypy: ignore-errors
-"""The coefficient of each logit in the gradient, g = dloss (softmax - onehot) + dlse softmax, and what is negligible in it."""
+"""The coefficient of each logit in the gradient, g = dloss (softmax - onehot) + dlse softmax, and what counts in it."""
 
 from typing import NamedTuple
 
-import triton
 import triton.language as tl
 
+from .backend import device_function
 from .logits import soft_cap_slope
 from .rounding import power_of_two
 
@@ -23,7 +23,7 @@ class Rows(NamedTuple):
     size: tl.tensor  # (abs(dloss) + abs(dlse)) / scale, in [1, 2) for ordinary rows
 
 
-@triton.jit
+@device_function
 def load_upstream(Grad, rows, valid):
     """(BLOCK_N,) fp32 upstream gradients, 0 at ignored rows and where there is none."""
     if Grad is None:
@@ -32,7 +32,7 @@ def load_upstream(Grad, rows, valid):
         return tl.load(Grad.ptr + rows.to(tl.int64) * Grad.stride_row, mask=valid, other=0.0)
 
 
-@triton.jit
+@device_function
 def load_row_data(Target, RowMax, LogSum, DLoss, DLse, rows, N, ignore_index):
     """`Rows` for the given row numbers.
 
@@ -55,13 +55,13 @@ def load_row_data(Target, RowMax, LogSum, DLoss, DLse, rows, N, ignore_index):
     return Rows(valid, target, m, log_s, dloss, dlse, scale, tl.abs(dloss) + tl.abs(dlse))
 
 
-@triton.jit
+@device_function
 def softmax(z, rows):
     """exp((z - max) - log sum): the two parts are subtracted one by one, since their sum would be rounded at |lse|."""
     return tl.exp((z - rows.max[:, None]) - rows.log_sum[:, None])
 
 
-@triton.jit
+@device_function
 def target_mass(target, cols, V, smoothing):
     """(BLOCK_N, BLOCK_V) target distribution q: one-hot, or (1 - smoothing) onehot + smoothing / V."""
     hit = (cols[None, :] == target[:, None]).to(tl.float32)
@@ -71,7 +71,7 @@ def target_mass(target, cols, V, smoothing):
         return (1.0 - smoothing) * hit + smoothing / V
 
 
-@triton.jit
+@device_function
 def residual(p, q, dloss, dlse, weight):
     """weight dloss (p - q) + dlse p, each row with its own upstream gradients."""
     if weight is not None:
@@ -79,15 +79,15 @@ def residual(p, q, dloss, dlse, weight):
     return (p - q) * dloss[:, None] + p * dlse[:, None]
 
 
-@triton.jit
+@device_function
 def logit_gradient(p, z, rows, cols, col_mask, V, softcap):
-    """(BLOCK_N, BLOCK_V) residual / scale with respect to the raw logits z; 0 at ignored rows and outside the vocabulary."""
+    """(BLOCK_N, BLOCK_V) residual / scale by the raw logits z; 0 at ignored rows and outside the vocabulary."""
     q = target_mass(rows.target, cols, V, None)
     g = residual(p, q, rows.dloss, rows.dlse, None)
     return tl.where(rows.valid[:, None] & col_mask[None, :], soft_cap_slope(g, z, softcap), 0.0)
 
 
-@triton.jit
+@device_function
 def is_live(g, rows, eps, FILTER: tl.constexpr):
     """Whether a tile must be kept: some entry is not negligible.
 
@@ -95,6 +95,7 @@ def is_live(g, rows, eps, FILTER: tl.constexpr):
     """
     if FILTER:
         negligible = (tl.abs(g) <= eps * rows.size[:, None]) & (rows.size < float("inf"))[:, None]
+        negligible = negligible | (g == 0)  # eps = inf times a row without upstream is NaN
         return tl.sum(tl.sum(1 - negligible.to(tl.int32), 1), 0) > 0
     else:
         return True

@@ -6,15 +6,14 @@ products are of patterns. Here bf16 is upcast by a shift (exact), downcast by in
 multiplied after an upcast (bf16 products are exact in fp32).
 """
 
-import triton
 import triton.language as tl
 
-from .backend import IS_INTERPRETED
+from .backend import IS_INTERPRETED, device_function
 
 INTERPRETED = tl.constexpr(IS_INTERPRETED)
 
 
-@triton.jit
+@device_function
 def upcast(x):
     """`x` in fp32, exactly."""
     if INTERPRETED and x.dtype == tl.bfloat16:
@@ -23,10 +22,10 @@ def upcast(x):
         return x.to(tl.float32)
 
 
-@triton.jit
+@device_function
 def downcast(x, DTYPE: tl.constexpr):
     """fp32 `x` rounded to nearest, ties to even. A NaN becomes 0x7FFF in bf16, as by the GPU's cvt.rn."""
-    if INTERPRETED and DTYPE == tl.bfloat16:
+    if INTERPRETED and tl.bfloat16 == DTYPE:
         bits = x.to(tl.uint32, bitcast=True)
         rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
         return tl.where(x != x, 0x7FFF, rounded).to(tl.uint16).to(tl.bfloat16, bitcast=True)
@@ -34,13 +33,13 @@ def downcast(x, DTYPE: tl.constexpr):
         return x.to(DTYPE)
 
 
-@triton.jit
+@device_function
 def round_to(x, DTYPE: tl.constexpr):
     """fp32 `x` rounded to DTYPE and back to fp32."""
     return upcast(downcast(x, DTYPE))
 
 
-@triton.jit
+@device_function
 def dot(a, b, acc):
     """acc + a @ b with an fp32 accumulator; a and b in the storage dtype. fp32 operands are not reduced to TF32."""
     if INTERPRETED:
@@ -49,7 +48,7 @@ def dot(a, b, acc):
         return tl.dot(a, b, acc, input_precision="ieee")
 
 
-@triton.jit
+@device_function
 def two_sum(a, b, DTYPE: tl.constexpr):
     """(s, t) with s = rn(a + b) and s + t = a + b exactly: Knuth's six operations, each rounded to DTYPE.
 
@@ -62,9 +61,9 @@ def two_sum(a, b, DTYPE: tl.constexpr):
     return s, round_to(round_to(a - a_part, DTYPE) + round_to(b - b_part, DTYPE), DTYPE)
 
 
-@triton.jit
+@device_function
 def power_of_two(scale):
-    """(k, 1/k) for scale >= 0, with k a power of two in [2^-126, 2^126] such that scale / k is in [1, 2) where it can be."""
+    """(k, 1/k) for scale >= 0: k is a power of two in [2^-126, 2^126], with scale / k in [1, 2) where it can be."""
     exponent = (scale.to(tl.uint32, bitcast=True) & 0x7FFFFFFF) >> 23
     exponent = tl.minimum(tl.maximum(exponent, 1), 253)
     return (exponent << 23).to(tl.float32, bitcast=True), ((254 - exponent) << 23).to(tl.float32, bitcast=True)

@@ -29,7 +29,7 @@ class Tiles:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """Tiles of both passes, the number of vocabulary splits of the forward pass, and the compiler's contraction switch."""
+    """Tiles of both passes, vocabulary splits of the forward pass, and the compiler's contraction switch."""
 
     forward: Tiles
     backward: Tiles
@@ -51,12 +51,11 @@ class Schedule:
 
 
 def default_schedule(dtype: torch.dtype, n: int) -> Schedule:
-    """The schedule of a call with N = `n` rows: a function of the problem alone, so that results do not depend on the GPU.
+    """The schedule of a call with N = `n` rows: a function of the problem alone, so that no result depends on the GPU.
 
     128x256x64 forward tiles with 8 warps and 4 stages were the fastest of those tried on an H100 at N=8192, V=256000,
-    D=2304: 1.09 of a cuBLAS product, against 1.19 with 3 stages, 1.23 for 256x128, 1.57 for 128x128 and 1.30 with pointer
-    loads. Splits fill its 132 multiprocessors about twice.
-    of a cuBLAS product, against 1.09). Splits fill its 132 multiprocessors about twice.
+    D=2304: 1.09 of a cuBLAS product, against 1.19 with 3 stages, 1.23 for 256x128, 1.57 for 128x128 and 1.30 with
+    pointer loads. Splits fill its 132 multiprocessors about twice.
     """
     if dtype == torch.float32:
         forward = backward = Tiles(block_n=64, block_v=64, block_d=32, warps=4, stages=2)

@@ -1,4 +1,4 @@
-"""What a call did: filled by the kernels on request, so that a law about filtering can assert that filtering happened."""
+"""What a call did: filled by the kernels on request, so that a law about filtering can assert that it happened."""
 
 from __future__ import annotations
 

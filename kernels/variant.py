@@ -43,10 +43,10 @@ class Variant:
         if self.eps is None:
             return
         if not isinstance(self.eps, float) or math.isnan(self.eps) or self.eps < 0:
-            raise ValueError(f"eps={self.eps!r} is not a threshold; legal values: a float >= 0, or None for the default")
+            raise ValueError(f"eps={self.eps!r} is no threshold; legal values: a float >= 0, or None for the default")
         if not (self.filter_e or self.filter_c):
             raise ValueError(
-                f"eps={_show(self.eps)} has no effect with filter_e=no and filter_c=no; leave eps out or switch a filter on"
+                f"eps={_show(self.eps)} has no effect with filter_e=no and filter_c=no; leave it out or switch a filter on"
             )
 
     def __str__(self) -> str:
@@ -72,13 +72,17 @@ class Variant:
         for assignment in assignments:
             key, equals, value = assignment.partition("=")
             if not equals or key not in known:
-                raise ValueError(f"unknown flag {assignment!r} in {text!r}; legal flags: {', '.join(known)}, as field=value")
+                raise ValueError(
+                    f"unknown flag {assignment!r} in {text!r}; legal flags: {', '.join(known)}, as field=value"
+                )
             changes[key] = _read(key, value)
         return replace(PRESETS[name], **changes)
 
     @classmethod
     def of(cls, variant: str | Variant) -> Variant:
         """`variant` itself, or the one that the string names."""
+        if not isinstance(variant, str | Variant):
+            raise TypeError(f"variant is a {type(variant).__name__}, expected a flag string or a Variant")
         return variant if isinstance(variant, Variant) else cls.parse(variant)
 
     def flags(self) -> Variant:

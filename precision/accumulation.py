@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .formats import U, Format
+from .formats import Format, U
 
 
 class Accumulation:

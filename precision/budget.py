@@ -1,7 +1,7 @@
 """`budget`: how far a variant's outputs may be from the truth on a problem, per output element.
 
-A-priori bounds for the arithmetic of the kernels (shared/notes would be the long form; `ARCHITECTURE.md` the short),
-evaluated on the exact values of the oracle. Rigorous to the order they are written in: no constant is fitted. Two
+A-priori bounds for the arithmetic of the kernels, evaluated on
+ the exact values of the oracle. Rigorous to the order they are written in: no constant is fitted. Two
 terms need more than a norm. Storage accumulation follows the exact partial sums, since ``(T - 1) u sum |v|`` would pass a
 zero gradient. The filter's term is the dropped sum itself, by the oracle's own decisions, plus the tiles too close to
 eps to call.
@@ -12,14 +12,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
+
 from ccelab.kernels import Schedule, Tiles, Variant
 from ccelab.reference import Problem, Solution
 from ccelab.reference.double import ResidualChunk, Stream
 from ccelab.reference.formula import Rows
-from torch import Tensor
 
 from .accumulation import Accumulation
-from .formats import U, Format
+from .formats import Format, U
 from .logit_error import SOFTCAP_ROUNDINGS, logit_error, product_roundings
 
 DOUBLE_U = 2.0**-53
@@ -110,9 +111,7 @@ def _chunk(problem: Problem, schedule: Schedule) -> int:
     return max(1, 2**26 // max(problem.shape[0], 1) // step) * step
 
 
-def _forward_error(
-    stream: Stream, rows: Rows, variant: Variant, schedule: Schedule, fmt: Format
-) -> ForwardError:
+def _forward_error(stream: Stream, rows: Rows, variant: Variant, schedule: Schedule, fmt: Format) -> ForwardError:
     """The forward pass: perturbed logits, exponentials, sums of a tile, rescaling, joining the splits."""
     tiles = schedule.forward
     maximum = rows.maximum
@@ -182,7 +181,9 @@ class _GradientBudget:
         problem = stream.problem
         eps = torch.finfo(problem.embeddings.dtype).eps / 32 if variant.eps is None else variant.eps
         self.size = stream.d_loss.abs() + stream.d_lse.abs()  # (N, 1) the row's own upstream scale
-        self.threshold = eps * self.size
+        # The oracle's own rounding, as a share of dv, which holds at least u sum |g||C|.
+        self.oracle_share = DOUBLE_U / U * (sum(problem.shape) + 64)
+        self.threshold = torch.where(self.size > 0, eps * self.size, 0.0)
         self.scale = torch.where(self.size > 0, 2.0 ** torch.floor(torch.log2(self.size)), 0.0)
         self.e = Accumulation(variant.accumulate, fmt, stream.embeddings)
         self.dropped_e = torch.zeros_like(stream.embeddings)
@@ -254,7 +255,10 @@ class _GradientBudget:
             dv = weight[:, span] @ classifier[span].abs() + len(part.columns) * DOUBLE_U * v.abs()
             live, unsure = self._rows_of(surely[:, tile]), self._rows_of(maybe[:, tile] & ~surely[:, tile])
             self.dropped_e += torch.where(live | unsure, 0.0, v)
-            self.e.add(torch.where(live | unsure, v, 0.0), torch.where(live, dv, torch.where(unsure, dv + v.abs(), 0.0)))
+            self.e.error += torch.where(live | unsure, 0.0, dv * self.oracle_share)
+            self.e.add(
+                torch.where(live | unsure, v, 0.0), torch.where(live, dv, torch.where(unsure, dv + v.abs(), 0.0))
+            )
 
     def _rows_of(self, blocks: Tensor) -> Tensor:
         return blocks.repeat_interleave(self.tiles.block_n)[: len(self.size), None]
@@ -278,6 +282,7 @@ class _GradientBudget:
             dv = weight.T @ e.abs() + len(embeddings) * DOUBLE_U * v.abs()
             live, unsure = self._columns_of(surely[block], v), self._columns_of(maybe[block] & ~surely[block], v)
             dropped += torch.where(live | unsure, 0.0, v)
+            accumulation.error += torch.where(live | unsure, 0.0, dv * self.oracle_share)
             accumulation.add(
                 torch.where(live | unsure, v, 0.0), torch.where(live, dv, torch.where(unsure, dv + v.abs(), 0.0))
             )

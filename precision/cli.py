@@ -45,16 +45,17 @@ def variants() -> None:
     """List the presets and the fields that a flag string may set."""
     from dataclasses import fields
 
-    from ccelab.kernels.variant import LEGAL, PRESETS
     from rich.table import Table
+
+    from ccelab.kernels.variant import LEGAL, PRESETS
 
     presets = Table("preset", *(f.name for f in fields(PRESETS["cce"])), title="Presets", title_justify="left")
     for name, variant in PRESETS.items():
         values = (getattr(variant, f.name) for f in fields(variant))
         presets.add_row(name, *("default" if v is None else {True: "yes", False: "no"}.get(v, str(v)) for v in values))
     legal = Table("field", "values", title="A flag string is PRESET(,field=value)*", title_justify="left")
-    for name, values in LEGAL.items():
-        legal.add_row(name, " | ".join({True: "yes", False: "no"}.get(v, str(v)) for v in values))
+    for name, choices in LEGAL.items():
+        legal.add_row(name, " | ".join({True: "yes", False: "no"}.get(v, str(v)) for v in choices))
     legal.add_row("eps", "2^-12, a decimal, or default: finfo(dtype).eps / 32")
     console = Console()
     console.print(presets)
@@ -71,7 +72,9 @@ def report(
     head: Annotated[str, typer.Option(help="real, planted:NAME, gaussian, or a saved head's FILE.")] = "real",
     tokens: Annotated[int | None, typer.Option(min=1, help="N; default 64 on a CPU, 1024 on a GPU.")] = None,
     vocabulary: Annotated[int | None, typer.Option(min=1, help="V of a planted or gaussian head.")] = None,
-    hidden: Annotated[int | None, typer.Option(min=1, help="D; a real or saved head is lifted to a larger one.")] = None,
+    hidden: Annotated[
+        int | None, typer.Option(min=1, help="D; a real or saved head is lifted to a larger one.")
+    ] = None,
     text: Annotated[Path | None, typer.Option(help="Text for the real head; default: Python's help topics.")] = None,
     dtype: Annotated[Dtype, typer.Option(help="Storage dtype of E, C and the gradients.")] = Dtype.bfloat16,
     device: Annotated[Device, typer.Option(help="auto takes a GPU where there is one.")] = Device.auto,

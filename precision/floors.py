@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
+
 from ccelab.reference import Problem, Solution
 from ccelab.reference.double import Stream
-from torch import Tensor
 
 from .measure import ROWS_AT_ONCE
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import torch
-from ccelab.kernels import Tiles
-from ccelab.reference.double import Stream
 from torch import Tensor
 
-from .formats import U, Format
+from ccelab.kernels import Tiles
+from ccelab.reference.double import Stream
+
+from .formats import Format, U
 
 SOFTCAP_ROUNDINGS = 16
 """softcap * tanh(z / softcap) is within this many unit roundoffs, relatively: the division, a tanh of a few ulp, the

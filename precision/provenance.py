@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy
 import torch
 import triton
+
 from ccelab.kernels import backend
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from ccelab.kernels import Schedule, Statistics, Variant, default_schedule, launch, linear_cross_entropy
 from ccelab.kernels.probe import own_logits
 from ccelab.reference import Problem, Solution, double
@@ -169,7 +170,9 @@ def run(problem: Problem, variant: Variant, schedule: Schedule) -> tuple[Solutio
     d_loss, d_lse = problem.upstream()
     torch.autograd.backward((loss, lse), (d_loss.float(), d_lse.float()))
     weights = problem.row_weights()
-    reduced = loss.detach().sum(dtype=torch.float64) / (max(float(weights.sum()), 1.0) if problem.reduction == "mean" else 1)
+    reduced = loss.detach().sum(dtype=torch.float64) / (
+        max(float(weights.sum()), 1.0) if problem.reduction == "mean" else 1
+    )
     return Solution(
         loss=loss.detach(),
         reduced=loss.detach() if problem.reduction == "none" else reduced.float(),

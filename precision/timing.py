@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 
 import torch
+
 from ccelab.kernels import Schedule, Variant, launch
 from ccelab.reference import Problem
 
@@ -32,9 +33,7 @@ def timing(problem: Problem, variant: Variant, schedule: Schedule, repetitions: 
     if problem.embeddings.device.type != "cuda":
         return None
     e, c = problem.embeddings, problem.classifier
-    call = launch.Call(
-        e, c, problem.bias, problem.targets, problem.ignore_index, problem.softcap, variant, schedule
-    )
+    call = launch.Call(e, c, problem.bias, problem.targets, problem.ignore_index, problem.softcap, variant, schedule)
     n, v, _ = problem.shape
     logits = torch.empty((n, v), dtype=e.dtype, device=e.device)
     grad = torch.full((n,), 1 / n, dtype=torch.float32, device=e.device)
@@ -53,7 +52,6 @@ def timing(problem: Problem, variant: Variant, schedule: Schedule, repetitions: 
         warm_up()
     rounds = [(_milliseconds(product), _milliseconds(forward)) for _ in range(repetitions)]
     slow = [(_milliseconds(product), _milliseconds(backward)) for _ in range(3)]
-    del logits
     return Timing(
         product_ms=median(p for p, _ in rounds),
         forward_ms=median(f for _, f in rounds),

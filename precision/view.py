@@ -22,7 +22,13 @@ def show(report: Report, console: Console) -> None:
     head, source = report.head, report.provenance
     title = f"{head['name']}: N={head['tokens']} V={head['vocabulary']} D={head['hidden']} {head['dtype']}"
     subtitle = f"{source.device}, torch {source.torch}; true mean loss {report.true_mean_loss:.6f} nats"
-    parts = [Text(title, style="bold"), Text(subtitle), _variants(report), Text(LEGEND, style="dim"), _worst(report)]
+    parts: list[Text | Table] = [
+        Text(title, style="bold"),
+        Text(subtitle),
+        _variants(report),
+        Text(LEGEND, style="dim"),
+        _worst(report),
+    ]
     if not report.complete:
         parts.append(Text("stopped before all variants were measured", style="yellow"))
     console.print(Group(*parts))

@@ -6,14 +6,16 @@ that names a target and owns no device, and every launch stops after compiling. 
 
 import os
 import sys
+from typing import Any
 
 os.environ["TRITON_INTERPRET"] = "0"
 
 import torch
 import triton
-from ccelab.kernels import Variant, default_schedule
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
+
+from ccelab.kernels import Variant, default_schedule
 
 ARCH = int(sys.argv[1])
 
@@ -39,8 +41,8 @@ def main() -> None:
     torch.cuda.get_device_capability = lambda device=None: divmod(ARCH, 10)
     compiled = []
 
-    def compile_only(self, grid):
-        def launch(*args, **kwargs):
+    def compile_only(self: Any, grid: Any) -> Any:
+        def launch(*args: Any, **kwargs: Any) -> None:
             compiled.append(self.run(*args, grid=grid, warmup=True, **kwargs))
 
         return launch
@@ -70,7 +72,9 @@ def main() -> None:
                 default_schedule(dtype, 256),
             )
             _, lse, row_max, log_sum = launch.forward(call)
-            upstream = (lse, lse, (True, True, True), Statistics()) if optional else (lse, None, (True, True, False), None)
+            upstream = (
+                (lse, lse, (True, True, True), Statistics()) if optional else (lse, None, (True, True, False), None)
+            )
             launch.backward(call, row_max, log_sum, *upstream)
             print(text, str(dtype).removeprefix("torch."), d, *sorted({k.metadata.name for k in compiled}))
 

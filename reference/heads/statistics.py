@@ -75,10 +75,10 @@ def head_statistics(
 ) -> HeadStatistics:
     """Statistics of `head` under the threshold `eps`; a grain in `filters` costs two (N, V, D) products, V D floats.
 
-    `chunk` rows of V float32 logits are held at a time, a multiple of 128 (default: about 2^25 logits).
+    `chunk` rows of V float32 logits are held at a time, a multiple of 128 (default: about 2^26 logits).
     """
     n, v, _ = head.shape
-    chunk = chunk or max(128, 2**25 // v // 128 * 128)
+    chunk = chunk or max(128, 2**26 // v // 128 * 128)
     if chunk % 128:
         raise ValueError(f"chunk must be a multiple of 128, the rows of a tile: {chunk}")
     places = {order: _places(head, order, chunk) for order in {g.order for g in (*grains, *filters)}}
