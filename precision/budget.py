@@ -73,10 +73,7 @@ def budget(problem: Problem, variant: Variant, schedule: Schedule, *, order: Ten
     lse_bound = error.lse_from_logits + error.log_sum + U * (lse.abs() + error.log_sum)
     gap = (m - forward.target_logit[:, None]).abs()
     loss_bound = error.lse_from_logits + error.target_logit + error.log_sum + U * forward.loss[:, None].abs()
-    if variant.target == "fused":
-        loss_bound = loss_bound + U * gap
-    else:
-        loss_bound = loss_bound + U * lse.abs()
+    loss_bound = loss_bound + U * (gap if variant.target == "fused" else lse.abs())
     loss_bound = torch.where(stream.valid, loss_bound * (1 + 4 * U), 0.0)[:, 0]
     reduced = _reduced_bound(stream, forward.loss, loss_bound)
     gradients = _GradientBudget(stream, rows, variant, schedule, fmt, error, log_s)
@@ -232,7 +229,8 @@ class _GradientBudget:
     def _any_in_tile(self, mask: Tensor) -> Tensor:
         n, v = self.tiles.block_n, self.tiles.block_v
         padded = torch.nn.functional.pad(mask, (0, -mask.shape[1] % v, 0, -mask.shape[0] % n))
-        return padded.unflatten(1, (-1, v)).any(2).unflatten(0, (-1, n)).any(1)
+        tiles: Tensor = padded.unflatten(1, (-1, v)).any(2).unflatten(0, (-1, n)).any(1)
+        return tiles
 
     def _cast_error(self, g: Tensor, dg: Tensor, scale: Tensor) -> Tensor:
         """The residual's error after its cast at a power-of-two scale, and its share of the tile product's rounding."""
