@@ -5,6 +5,7 @@
 #   make PYTHON=python3.12 report
 #   make report ARGS="--head planted:peaked"
 #   make test PYTEST="-k heads -x"
+#   make test PYTEST="-m slow"    compile every architecture, every figure of the planted heads
 # On Linux, PyPI's torch brings CUDA (gigabytes). Without a GPU, the CPU build will do:
 #   make test PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
 
@@ -24,7 +25,7 @@ report: $(STAMP)
 
 # One thread per worker: the workers are what fills the cores. More than 4 would only crowd one GPU.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses=4 --dist=loadgroup $(PYTEST)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses=4 --dist=loadgroup -m 'not slow' $(PYTEST)
 
 lint: $(STAMP) build/typing
 	$(BIN)/ruff check .
