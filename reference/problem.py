@@ -77,7 +77,7 @@ class Problem:
                 return rows
             return torch.nn.functional.pad(rows, (0, shift), value=value).reshape(-1)
 
-        aligned = pad(target[..., shift:], ignore_index)
+        aligned = pad(target.long()[..., shift:], ignore_index)
         assert aligned is not None
         return cls(
             embeddings=input.detach().reshape(-1, input.shape[-1]),
@@ -100,7 +100,7 @@ class Problem:
     @property
     def valid(self) -> Tensor:
         """(N,) bool: the rows that are not ignored."""
-        return self.targets != self.ignore_index
+        return self.targets.long() != self.ignore_index  # a narrow dtype would wrap the index
 
     def upstream(self) -> tuple[Tensor, Tensor]:
         """Per-row gradients of the final scalar with respect to loss_i and lse_i: two (N,) float64, 0 at ignored rows.
