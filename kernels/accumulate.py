@@ -31,7 +31,7 @@ def add_increment(s, c, v, VARIANT: tl.constexpr, DTYPE: tl.constexpr):
         # Kahan (1965) as Knuth's TwoSum: every operation in the storage dtype, the increment too.
         return two_sum(s, round_to(c + round_to(v, DTYPE), DTYPE), DTYPE)
     elif VARIANT.accumulate == "hilo":
-        if tl.float32 == DTYPE:
+        if DTYPE == tl.float32:  # noqa: SIM300 - a dtype compared with a constexpr on its right is never equal
             total, low = two_sum(s, v, DTYPE)
             return fast_two_sum(total, low + c)
         else:
