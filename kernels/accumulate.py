@@ -7,6 +7,7 @@ import torch
 import triton.language as tl
 
 from .backend import device_function
+from .matrix import load_or_zero
 from .rounding import downcast, round_to, two_sum, upcast
 
 
@@ -47,11 +48,11 @@ def add_increment(s, c, v, VARIANT: tl.constexpr, DTYPE: tl.constexpr):
 @device_function
 def accumulate(Acc, offsets, mask, v, VARIANT: tl.constexpr, DTYPE: tl.constexpr):
     """Adds the tile increment v to the sums at `offsets`."""
-    s = upcast(tl.load(Acc.sum + offsets, mask=mask, other=0.0))
+    s = upcast(load_or_zero(Acc.sum + offsets, mask))
     if Acc.companion is None:
         s, _ = add_increment(s, 0.0, v, VARIANT, DTYPE)
     else:
-        c = upcast(tl.load(Acc.companion + offsets, mask=mask, other=0.0))
+        c = upcast(load_or_zero(Acc.companion + offsets, mask))
         s, c = add_increment(s, c, v, VARIANT, DTYPE)
         tl.store(Acc.companion + offsets, downcast(c, Acc.companion.dtype.element_ty), mask=mask)
     tl.store(Acc.sum + offsets, downcast(s, Acc.sum.dtype.element_ty), mask=mask)

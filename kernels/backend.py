@@ -32,6 +32,11 @@ def device_function(function: Callable[..., Any]) -> Any:
     return call
 
 
+def emulated_by(stand_in: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
+    """As `device_function`, with `stand_in` in its place where the interpreter's arithmetic would be wrong."""
+    return lambda function: wraps(function)(stand_in) if IS_INTERPRETED else triton.jit(function)
+
+
 def require_device(device: torch.device) -> None:
     """Raises RuntimeError where the kernels of this process cannot reach tensors on `device`."""
     if device.type == ("cpu" if IS_INTERPRETED else "cuda"):

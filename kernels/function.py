@@ -154,7 +154,7 @@ def linear_cross_entropy(
         ignore_index,
         softcap,
         variant,
-        schedule or default_schedule(input.dtype, len(targets)),
+        schedule or default_schedule(embeddings.dtype, *embeddings.shape),
         stats,
     )
     if reduction != "none":

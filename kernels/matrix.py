@@ -18,11 +18,18 @@ class Matrix(NamedTuple):
 
 
 @device_function
+def load_or_zero(pointers, mask):
+    """What `pointers` (2-d) point to, 0 outside the mask. The zero has their dtype: a float would be cast, one per
+    element, which takes Triton's interpreter longer than the load."""
+    return tl.load(pointers, mask=mask, other=tl.full((1, 1), 0, pointers.dtype.element_ty))
+
+
+@device_function
 def gather_rows(M, rows, row_mask, col0, n_cols, BLOCK: tl.constexpr):
     """(len(rows), BLOCK) entries of the given rows, columns from col0 on; 0 outside the mask and the matrix."""
     cols = col0 + tl.arange(0, BLOCK)
     offsets = rows.to(tl.int64)[:, None] * M.stride_row + cols.to(tl.int64)[None, :] * M.stride_col
-    return tl.load(M.ptr + offsets, mask=row_mask[:, None] & (cols < n_cols)[None, :], other=0.0)
+    return load_or_zero(M.ptr + offsets, row_mask[:, None] & (cols < n_cols)[None, :])
 
 
 @device_function

@@ -22,6 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 TOKENS = {"cpu": 64, "cuda": 1024}
+MOST_WORKERS = 4  # each takes two gigabytes on the real head
 
 
 class Dtype(StrEnum):
@@ -45,22 +46,25 @@ def variants() -> None:
     """List the presets and the fields that a flag string may set."""
     from dataclasses import fields
 
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     from ccelab.kernels.variant import LEGAL, PRESETS
 
-    presets = Table("preset", *(f.name for f in fields(PRESETS["cce"])), title="Presets", title_justify="left")
+    presets = Table(title="Presets", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for name in ("preset", *(f.name for f in fields(PRESETS["cce"]))):
+        presets.add_column(name, no_wrap=True)
     for name, variant in PRESETS.items():
         values = (getattr(variant, f.name) for f in fields(variant))
         presets.add_row(name, *("default" if v is None else {True: "yes", False: "no"}.get(v, str(v)) for v in values))
-    legal = Table("field", "values", title="A flag string is PRESET(,field=value)*", title_justify="left")
+    legal = Table("field", "values", title="A flag string is PRESET(,field=value)*", title_justify="left", box=SIMPLE_HEAD)
     for name, choices in LEGAL.items():
         legal.add_row(name, " | ".join({True: "yes", False: "no"}.get(v, str(v)) for v in choices))
     legal.add_row("eps", "2^-12, a decimal, or default: finfo(dtype).eps / 32")
     console = Console()
     console.print(presets)
     console.print(legal)
-    console.print("Example: ccelab report --variant cce-exact --variant cce,accumulate=hilo,eps=2^-14", highlight=False)
+    console.print("For instance --variant cce-exact --variant cce,accumulate=hilo,eps=2^-14", highlight=False)
 
 
 @app.command()
@@ -79,6 +83,9 @@ def report(
     dtype: Annotated[Dtype, typer.Option(help="Storage dtype of E, C and the gradients.")] = Dtype.bfloat16,
     device: Annotated[Device, typer.Option(help="auto takes a GPU where there is one.")] = Device.auto,
     seed: Annotated[int, typer.Option(help="Of planted and gaussian heads.")] = 0,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that share the variants; default: cores, at most 4; 1 on a GPU.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for report.json.")] = Path("out/report"),
 ) -> None:
     """Measure variants on a head against the oracle and their error budgets."""
@@ -94,7 +101,7 @@ def report(
     from ccelab.kernels import PRESETS, Variant, every
     from ccelab.reference import heads
 
-    from .report import build_report
+    from .laboratory import build_report
     from .view import show
 
     chosen: dict[Variant, None] = {}
@@ -120,7 +127,11 @@ def report(
                 device=place,
             )
             made = build_report(
-                found, list(chosen), path=path, progress=lambda step: bar.update(task, description=step)
+                found,
+                list(chosen),
+                path=path,
+                progress=lambda step: bar.update(task, description=step),
+                workers=workers or (1 if place == "cuda" else min(os.cpu_count() or 1, MOST_WORKERS)),
             )
     except KeyboardInterrupt:
         console.print(f"stopped; {path} holds the variants that were measured" if path.exists() else "stopped")

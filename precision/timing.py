@@ -11,6 +11,8 @@ import torch
 from ccelab.kernels import Schedule, Variant, launch
 from ccelab.reference import Problem
 
+from .call import launch_call
+
 MIB = 2**20
 
 
@@ -33,7 +35,7 @@ def timing(problem: Problem, variant: Variant, schedule: Schedule, repetitions: 
     if problem.embeddings.device.type != "cuda":
         return None
     e, c = problem.embeddings, problem.classifier
-    call = launch.Call(e, c, problem.bias, problem.targets, problem.ignore_index, problem.softcap, variant, schedule)
+    call = launch_call(problem, variant, schedule)
     n, v, _ = problem.shape
     logits = torch.empty((n, v), dtype=e.dtype, device=e.device)
     grad = torch.full((n,), 1 / n, dtype=torch.float32, device=e.device)

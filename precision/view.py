@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from rich import box
 from rich.console import Console, Group
 from rich.table import Table
@@ -10,52 +12,54 @@ from rich.text import Text
 from .report import Report, Result
 
 LEGEND = (
-    "error: ||got - truth|| / ||truth||, against float64.  xfloor: over the two-rounding floor (residual rounded once, "
-    "result rounded once, nothing else).\nloss: |error| of the mean, in nats; the second over the kernel's own logits, "
-    "without the products' share.  budget: the worst element's error over its a-priori bound; at most 1 passes.\n"
-    "tiles: kept for dE and dC.  mass: softmax probability in the skipped tiles of dE, mean over tokens."
+    "error: ||got - truth|| / ||truth||, against float64.  x: over the two-rounding floor (the residual rounded once, the "
+    "result rounded once, nothing else).  budget: the worst element's error over its a-priori bound; at most 1 passes.  "
+    "tiles: percent kept for dE/dC.  mass: softmax probability in the skipped tiles of dE, mean over tokens.\n"
+    "mean: |error| of the mean loss in nats.  logits: the same against float64 over the kernel's own logits, which leaves out "
+    "the error of the products.  bias: sum of (got - truth) sign(truth) over sum of |truth|; 0 for fair rounding."
 )
+GRADIENTS = {"dE": "d_embeddings", "dC": "d_classifier"}
 
 
 def show(report: Report, console: Console) -> None:
-    """Prints the head, the table of variants and the worst element of each gradient."""
+    """Prints the head and the tables of a report, at most 80 columns wide."""
     head, source = report.head, report.provenance
     title = f"{head['name']}: N={head['tokens']} V={head['vocabulary']} D={head['hidden']} {head['dtype']}"
-    subtitle = f"{source.device}, torch {source.torch}; true mean loss {report.true_mean_loss:.6f} nats"
-    parts: list[Text | Table] = [
-        Text(title, style="bold"),
-        Text(subtitle),
-        _variants(report),
-        Text(LEGEND, style="dim"),
-        _worst(report),
-    ]
+    subtitle = f"{source.device}, torch {source.torch}; true mean loss {report.true_mean_loss:.6f}"
+    parts: list[Text | Table] = [Text(title, style="bold"), Text(subtitle), _errors(report), _loss(report)]
+    if any(result.timing for result in report.results):
+        parts.append(_time(report))
+    parts += [_worst(report), Text(LEGEND, style="dim")]
     if not report.complete:
         parts.append(Text("stopped before all variants were measured", style="yellow"))
     console.print(Group(*parts))
 
 
-def _variants(report: Report) -> Table:
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("variant", no_wrap=True)
-    for name in ("loss", "own logits", "dE error", "xfloor", "dC error", "xfloor", "budget", "tiles E/C", "mass"):
-        table.add_column(name, justify="right", no_wrap=True)
-    timed = any(result.timing for result in report.results)
-    for name in ("fwd", "bwd") if timed else ():
-        table.add_column(name, justify="right", no_wrap=True)
+def _short(x: float, spec: str = ".1e") -> str:
+    """Scientific notation without the exponent's leading zero."""
+    return re.sub(r"e([+-])0", r"e\1", f"{x:{spec}}")
+
+
+def _table(title: str, *columns: str, left: int = 1) -> Table:
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0), pad_edge=False)
+    for place, name in enumerate(columns):
+        table.add_column(name, no_wrap=True, justify="left" if place < left else "right")
+    return table
+
+
+def _errors(report: Report) -> Table:
+    table = _table("Gradients", "variant", "dE error", "x", "dC error", "x", "budget", "tiles", "mass")
     for result in report.results:
-        cells = [result.variant, f"{abs(result.mean_loss_error):.1e}", f"{abs(result.mean_loss_error_own_logits):.1e}"]
-        for name in ("d_embeddings", "d_classifier"):
+        cells = [result.variant]
+        for name in GRADIENTS.values():
             error, floor = result.outputs[name].normwise, report.floors[name].two_roundings
-            cells += [f"{error:.2e}", f"{error / floor:.2f}" if floor else "-"]
+            cells += [_short(error, ".2e"), f"{error / floor:.2f}" if floor else "-"]
         worst = max(m.over_budget or 0.0 for m in result.outputs.values())
         cells.append(f"{worst:.2f}" if result.within_budget else f"[bold red]{worst:.2f} OVER[/]")
-        cells += [_share(result), f"{result.filtered_mass.get('mean', 0.0):.4f}"]
-        if result.timing:
-            cells += [f"{result.timing.forward_over_product:.2f}", f"{result.timing.backward_over_product:.2f}"]
-        table.add_row(*cells)
+        table.add_row(*cells, _share(result), f"{result.filtered_mass.get('mean', 0.0):.4f}")
     for name, label in (("one_rounding", "(one rounding)"), ("two_roundings", "(two roundings)")):
-        e, c = (getattr(report.floors[key], name) for key in ("d_embeddings", "d_classifier"))
-        table.add_row(label, "", "", f"{e:.2e}", "", f"{c:.2e}", "", style="dim")
+        e, c = (getattr(report.floors[key], name) for key in GRADIENTS.values())
+        table.add_row(label, _short(e, ".2e"), "", _short(c, ".2e"), style="dim")
     return table
 
 
@@ -64,21 +68,37 @@ def _share(result: Result) -> str:
     for side in "ec":
         kept, skipped = result.tiles[f"kept_{side}"], result.tiles[f"skipped_{side}"]
         shares.append(f"{100 * kept / (kept + skipped):.0f}" if kept + skipped else "-")
-    return "/".join(shares) + " %"
+    return "/".join(shares)
+
+
+def _loss(report: Report) -> Table:
+    columns = ("mean", "logits", "rms", "max", "lse max", "bias dE", "bias dC")
+    table = _table("Loss (of the mean, and per token), lse, and bias of the gradients", "variant", *columns)
+    for result in report.results:
+        token, lse = result.outputs["loss"], result.outputs["lse"]
+        errors = (result.mean_loss_error, result.mean_loss_error_own_logits, token.rms, token.largest, lse.largest)
+        biases = (result.outputs[name].signed_bias for name in GRADIENTS.values())
+        table.add_row(result.variant, *(_short(abs(x)) for x in errors), *(_short(x, "+.1e") for x in biases))
+    return table
+
+
+def _time(report: Report) -> Table:
+    """Ratios to one product of the same shape."""
+    table = _table("Time over one cuBLAS product", "variant", "forward", "backward", "forward MiB", "backward MiB")
+    for result in report.results:
+        if t := result.timing:
+            ratios = f"{t.forward_over_product:.3f}", f"{t.backward_over_product:.1f}"
+            table.add_row(result.variant, *ratios, f"{t.forward_mib:.2f}", f"{t.backward_mib:.0f}")
+    return table
 
 
 def _worst(report: Report) -> Table:
-    table = Table(title="Worst element against its budget", box=box.SIMPLE_HEAD, title_justify="left")
-    for name in ("variant", "output", "place", "got", "truth"):
-        table.add_column(name, no_wrap=True)
-    for name in ("ulps", "budget", "signed bias"):
-        table.add_column(name, justify="right", no_wrap=True)
+    columns = ("variant", "", "place", "got", "", "truth", "ulps", "budget")
+    table = _table("Worst element against its budget", *columns, left=3)
     for result in report.results:
-        for name, m in result.outputs.items():
-            if name.startswith("d_"):
-                worst = m.worst_element
-                place = ",".join(map(str, worst.place))
-                got, want = f"{worst.got:.6e} {worst.got_hex}", f"{worst.want:.9e}"
-                cells = (f"{worst.ulps:.1f}", f"{worst.over_budget or 0:.2f}", f"{m.signed_bias:+.1e}")
-                table.add_row(result.variant, name, place, got, want, *cells)
+        for label, name in GRADIENTS.items():
+            worst = result.outputs[name].worst_element
+            place, got, want = ",".join(map(str, worst.place)), _short(worst.got, ".4e"), _short(worst.want, ".4e")
+            cells = (f"{worst.ulps:.1f}" if worst.ulps < 1e5 else _short(worst.ulps, ".0e"), f"{worst.over_budget or 0:.2f}")
+            table.add_row(result.variant, label, place, got, worst.got_hex, want, *cells)
     return table

@@ -69,7 +69,7 @@ def main() -> None:
                 -100,
                 30.0 if optional else None,
                 Variant.parse(text),
-                default_schedule(dtype, 256),
+                default_schedule(dtype, 256, d),
             )
             _, lse, row_max, log_sum = launch.forward(call)
             upstream = (
