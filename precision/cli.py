@@ -57,7 +57,9 @@ def variants() -> None:
     for name, variant in PRESETS.items():
         values = (getattr(variant, f.name) for f in fields(variant))
         presets.add_row(name, *("default" if v is None else {True: "yes", False: "no"}.get(v, str(v)) for v in values))
-    legal = Table("field", "values", title="A flag string is PRESET(,field=value)*", title_justify="left", box=SIMPLE_HEAD)
+    legal = Table(
+        "field", "values", title="A flag string is PRESET(,field=value)*", title_justify="left", box=SIMPLE_HEAD
+    )
     for name, choices in LEGAL.items():
         legal.add_row(name, " | ".join({True: "yes", False: "no"}.get(v, str(v)) for v in choices))
     legal.add_row("eps", "2^-12, a decimal, or default: finfo(dtype).eps / 32")
@@ -84,7 +86,8 @@ def report(
     device: Annotated[Device, typer.Option(help="auto takes a GPU where there is one.")] = Device.auto,
     seed: Annotated[int, typer.Option(help="Of planted and gaussian heads.")] = 0,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes that share the variants; default: cores, at most 4; 1 on a GPU.")
+        int | None,
+        typer.Option(min=1, help="Processes that share the variants; default: cores, at most 4; 1 on a GPU."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for report.json.")] = Path("out/report"),
 ) -> None:

@@ -85,9 +85,7 @@ class _Bench:
         for place, variant in enumerate(variants):
             yield place, self.result(variant, progress)
 
-    def shared(
-        self, variants: Sequence[Variant], progress: Progress, workers: int
-    ) -> Iterator[tuple[int, Result]]:
+    def shared(self, variants: Sequence[Variant], progress: Progress, workers: int) -> Iterator[tuple[int, Result]]:
         """Variants as they finish. Workers leave Ctrl-C to this process, which ends them on any exception."""
         threads = max(1, (os.cpu_count() or 1) // workers)
         context = multiprocessing.get_context("spawn")

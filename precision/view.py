@@ -99,6 +99,9 @@ def _worst(report: Report) -> Table:
         for label, name in GRADIENTS.items():
             worst = result.outputs[name].worst_element
             place, got, want = ",".join(map(str, worst.place)), _short(worst.got, ".4e"), _short(worst.want, ".4e")
-            cells = (f"{worst.ulps:.1f}" if worst.ulps < 1e5 else _short(worst.ulps, ".0e"), f"{worst.over_budget or 0:.2f}")
+            cells = (
+                f"{worst.ulps:.1f}" if worst.ulps < 1e5 else _short(worst.ulps, ".0e"),
+                f"{worst.over_budget or 0:.2f}",
+            )
             table.add_row(result.variant, label, place, got, worst.got_hex, want, *cells)
     return table
