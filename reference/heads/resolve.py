@@ -10,6 +10,7 @@ import torch
 
 from .cache import load
 from .head import Head
+from .lift import lift
 from .real import WINDOW, real
 
 
@@ -27,15 +28,15 @@ def resolve(
 ) -> Head:
     """The first `tokens` rows of the head that `spec` names: ``real``, ``gaussian``, ``planted:NAME``, or a saved file.
 
-    `vocabulary` (V) and `hidden` (D) shape the heads that are drawn; a real or saved head has its own, and another
-    value is an error. `text` and `window` are the real head's, `seed` that of the drawn ones.
+    `vocabulary` (V) and `hidden` (D) shape the heads that are drawn. A real or saved head has its own V, and is lifted
+    to a larger D. `text` and `window` are the real head's, `seed` that of the drawn ones and of a lift.
     """
     if text is not None and spec != "real":
         raise ValueError(f"a text is for the real head; {spec!r} has none")
     if spec == "real":
-        return _shaped(real(tokens, text, window=window, dtype=dtype, device=device), vocabulary, hidden)
+        return _shaped(real(tokens, text, window=window, dtype=dtype, device=device), vocabulary, hidden, seed)
     if Path(spec).is_file():
-        return _shaped(load(spec), vocabulary, hidden).tokens(tokens).to(device, dtype)
+        return _shaped(load(spec).tokens(tokens).to(device, dtype), vocabulary, hidden, seed)
     kind, _, name = spec.partition(":")
     shape = {letter: size for letter, size in (("v", vocabulary), ("d", hidden)) if size is not None}
     draw = {"n": tokens, "seed": seed, "dtype": dtype, "device": device}
@@ -52,9 +53,8 @@ def _drawn(kind: str) -> Callable[..., Head]:
     return function
 
 
-def _shaped(head: Head, vocabulary: int | None, hidden: int | None) -> Head:
+def _shaped(head: Head, vocabulary: int | None, hidden: int | None, seed: int) -> Head:
     _, v, d = head.shape
-    for letter, has, wanted in (("V", v, vocabulary), ("D", d, hidden)):
-        if wanted not in (None, has):
-            raise ValueError(f"the head {head.name!r} has {letter} = {has}; it cannot be made {wanted}")
-    return head
+    if vocabulary not in (None, v):
+        raise ValueError(f"the head {head.name!r} has V = {v}; it cannot be made {vocabulary}")
+    return head if hidden in (None, d) else lift(head, hidden, seed)
