@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from pathlib import Path
@@ -142,7 +142,7 @@ class _Bench:
         )
 
 
-def _pending(variants: Sequence[Variant], places: Iterator[int] | Sequence[int]) -> str:
+def _pending(variants: Sequence[Variant], places: Iterable[int]) -> str:
     left = [str(variants[place]) for place in sorted(places)]
     return f"{len(variants) - len(left)} of {len(variants)} variants measured; left: {', '.join(left)}"
 
