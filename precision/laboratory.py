@@ -94,7 +94,7 @@ class _Bench:
         try:
             waiting = {pool.submit(_measure, variant): place for place, variant in enumerate(variants)}
             progress(_pending(variants, waiting.values()))
-            for done in as_completed(dict(waiting)):
+            for done in as_completed(list(waiting)):
                 yield waiting.pop(done), done.result()
                 progress(_pending(variants, waiting.values()))
             pool.shutdown()
