@@ -32,7 +32,9 @@ def tile_gradient(E, C, Bias, i, row_mask, rows, cols, col_mask, col_end, V, D, 
     """(g, p): the residual of one tile, divided by each row's scale, and its softmax."""
     raw = dot_logits(E, C, 0, i, row_mask, 0, cols, col_mask, D, TILES, False, False)
     raw = add_bias(raw, Bias, cols, col_mask)
-    z = mask_columns(soft_cap(raw, softcap), col_mask, col_end, V)
+    z = soft_cap(raw, softcap)
+    if col_end > V:  # the last tile alone
+        z = mask_columns(z, col_mask)
     p = softmax(z, rows)
     return logit_gradient(p, raw, rows, cols, col_mask, V, softcap), p
 

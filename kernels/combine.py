@@ -9,6 +9,7 @@ import triton.language as tl
 
 from .backend import device_function
 from .logsumexp import finite_or_zero
+from .rounding import exp
 
 
 class Partial(NamedTuple):
@@ -55,7 +56,7 @@ def combine_kernel(
     s = tl.full((BLOCK,), 0.0, tl.float32)
     for k in range(0, splits):
         part = tl.load(Max + k * N + rows, mask=mask, other=0.0)
-        s += tl.load(Sum + k * N + rows, mask=mask, other=1.0) * tl.exp(part - shift)
+        s += tl.load(Sum + k * N + rows, mask=mask, other=1.0) * exp(part - shift)
     z_target = tl.full((BLOCK,), 0.0, tl.float32)
     for k in range(0, target_splits):
         z_target += tl.load(TargetLogit + k * N + rows, mask=mask, other=0.0)

@@ -5,7 +5,7 @@ import triton.language as tl
 
 from .backend import device_function
 from .matrix import load_rows
-from .rounding import dot, upcast
+from .rounding import dot, exp, upcast
 
 
 @device_function
@@ -52,7 +52,7 @@ def tanh(x):
     poly = ((-5.70498872745e-3 * square + 2.06390887954e-2) * square - 5.37397155531e-2) * square
     poly = ((poly + 1.33314422036e-1) * square - 3.33332819422e-1) * square
     size = tl.abs(x)
-    far = 1.0 - tl.div_rn(tl.full(x.shape, 2.0, tl.float32), tl.exp(2.0 * size) + 1.0)
+    far = 1.0 - tl.div_rn(tl.full(x.shape, 2.0, tl.float32), exp(2.0 * size) + 1.0)
     return tl.where(size < 0.625, x + x * poly, tl.where(x < 0, -far, far))
 
 
@@ -71,13 +71,11 @@ def soft_cap_slope(g, z, softcap):
     if softcap is None:
         return g
     else:
-        q = tl.exp(-2.0 * tl.abs(tl.div_rn(z, tl.full(z.shape, 1.0, tl.float32) * softcap)))
+        q = exp(-2.0 * tl.abs(tl.div_rn(z, tl.full(z.shape, 1.0, tl.float32) * softcap)))
         return g * tl.div_rn(4.0 * q, (1.0 + q) * (1.0 + q))
 
 
 @device_function
-def mask_columns(z, col_mask, col_end, V):
-    """-inf outside the vocabulary. After soft_cap, which would turn -inf into -softcap; only the last tile needs it."""
-    if col_end > V:
-        z = tl.where(col_mask[None, :], z, float("-inf"))
-    return z
+def mask_columns(z, col_mask):
+    """-inf outside the vocabulary. After soft_cap, which would turn -inf into -softcap."""
+    return tl.where(col_mask[None, :], z, float("-inf"))

@@ -10,6 +10,7 @@ import triton.language as tl
 
 from .backend import device_function
 from .logits import add_bias, dot_logits, mask_columns, soft_cap
+from .rounding import exp
 
 
 @device_function
@@ -24,18 +25,52 @@ def fold_tile(m, s, z):
     logit itself contributes exp(0) = 1. A NaN logit makes s NaN, though max ignores it."""
     top = tl.maximum(m, tl.max(z, 1))
     shift = finite_or_zero(top)
-    return top, s * tl.exp(m - shift) + tl.sum(tl.exp(z - shift[:, None]), 1)
+    return top, s * exp(m - shift) + tl.sum(exp(z - shift[:, None]), 1)
 
 
 @device_function
-def pick_target(z_target, z, target, cols, col0, VARIANT: tl.constexpr, TILES: tl.constexpr):
-    """The target's logit where this tile holds it: the very number that enters the sum, so that m - z_target >= 0."""
+def pick_target(z_target, z, place, VARIANT: tl.constexpr, TILES: tl.constexpr):
+    """Adds the logit at `place` (BLOCK_N,) of each row of the tile, the very number that enters the sum: so m is not
+    below it. Rows whose target is elsewhere get nothing."""
     if VARIANT.target == "fused":
-        here = (target >= col0) & (target < col0 + TILES.block_v)
-        # Few tiles hold a target: at V = 256000 a block of 128 rows has at most 128 in 1000.
-        if tl.max(here.to(tl.int32), 0) > 0:
-            z_target += tl.sum(tl.where(cols[None, :] == target[:, None], z, 0.0), 1)
+        # Not under an `if` for the few tiles that hold targets: with one the tensor core waits for every product.
+        z_target += tl.sum(tl.where(tl.arange(0, TILES.block_v)[None, :] == place[:, None], z, 0.0), 1)
     return z_target
+
+
+@device_function
+def visit_tile(
+    m,
+    s,
+    z_target,
+    E,
+    C,
+    Bias,
+    target,
+    row0,
+    tile,
+    softcap,
+    N,
+    V,
+    D,
+    RAGGED: tl.constexpr,
+    VARIANT: tl.constexpr,
+    TILES: tl.constexpr,
+    E_DESCRIPTOR: tl.constexpr,
+    C_DESCRIPTOR: tl.constexpr,
+):
+    """(m, s, z_target) after one tile of logits; RAGGED for a tile that reaches past the vocabulary."""
+    rows = row0 + tl.arange(0, TILES.block_n)
+    col0 = tile * TILES.block_v
+    cols = col0 + tl.arange(0, TILES.block_v)
+    col_mask = cols < V
+    z = dot_logits(E, C, row0, rows, rows < N, col0, cols, col_mask, D, TILES, E_DESCRIPTOR, C_DESCRIPTOR)
+    z = soft_cap(add_bias(z, Bias, cols, col_mask), softcap)
+    if RAGGED:
+        z = mask_columns(z, col_mask)
+    m, s = fold_tile(m, s, z)
+    # An int64 that is too large for int32 is no target: what it wraps to may be picked, for a row that is ignored.
+    return m, s, pick_target(z_target, z, (target - col0).to(tl.int32), VARIANT, TILES)
 
 
 @triton.jit
@@ -69,16 +104,18 @@ def logsumexp_kernel(
     z_target = tl.full((TILES.block_n,), 0.0, tl.float32)
     first = split * tiles_per_split
     last = tl.minimum(first + tiles_per_split, tl.cdiv(V, TILES.block_v))
-    for tile in range(first, last):
-        col0 = tile * TILES.block_v
-        cols = col0 + tl.arange(0, TILES.block_v)
-        col_mask = cols < V
-        z = dot_logits(E, C, row0, rows, row_mask, col0, cols, col_mask, D, TILES, E_DESCRIPTOR, C_DESCRIPTOR)
-        z = add_bias(z, Bias, cols, col_mask)
-        z = soft_cap(z, softcap)
-        z = mask_columns(z, col_mask, col0 + TILES.block_v, V)
-        m, s = fold_tile(m, s, z)
-        z_target = pick_target(z_target, z, target, cols, col0, VARIANT, TILES)
+    whole = tl.minimum(last, V // TILES.block_v)
+    # Flattened, the loads of a tile's first products run while the tile before is exponentiated.
+    for tile in tl.range(first, whole, flatten=True):
+        m, s, z_target = visit_tile(
+            m, s, z_target, E, C, Bias, target, row0, tile, softcap, N, V, D,
+            False, VARIANT, TILES, E_DESCRIPTOR, C_DESCRIPTOR
+        )  # fmt: skip
+    if whole < last:
+        m, s, z_target = visit_tile(
+            m, s, z_target, E, C, Bias, target, row0, whole, softcap, N, V, D,
+            True, VARIANT, TILES, E_DESCRIPTOR, C_DESCRIPTOR
+        )  # fmt: skip
     out = split.to(tl.int64) * N + rows
     tl.store(Max + out, m, mask=row_mask)
     tl.store(Sum + out, s, mask=row_mask)

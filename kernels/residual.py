@@ -7,7 +7,7 @@ import triton.language as tl
 
 from .backend import device_function
 from .logits import soft_cap_slope
-from .rounding import power_of_two
+from .rounding import exp, power_of_two
 
 
 class Rows(NamedTuple):
@@ -58,7 +58,7 @@ def load_row_data(Target, RowMax, LogSum, DLoss, DLse, rows, N, ignore_index):
 @device_function
 def softmax(z, rows):
     """exp((z - max) - log sum): the two parts are subtracted one by one, since their sum would be rounded at |lse|."""
-    return tl.exp((z - rows.max[:, None]) - rows.log_sum[:, None])
+    return exp((z - rows.max[:, None]) - rows.log_sum[:, None])
 
 
 @device_function

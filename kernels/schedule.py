@@ -58,10 +58,12 @@ def default_schedule(dtype: torch.dtype, n: int, d: int) -> Schedule:
     the GPU.
 
     128x256x64 forward tiles with 8 warps and 4 stages were the fastest of those tried on an H100 at N=8192, V=256000,
-    D=2304: 1.09 of a cuBLAS product, against 1.19 with 3 stages, 1.23 for 256x128, 1.57 for 128x128 and 1.30 with
-    pointer loads. Splits fill its 132 multiprocessors about twice. Triton's interpreter takes the columns 1024 at a
-    time instead of 64, since its time goes by operations (N=64, V=49152, D=576: 30 s for 49 s with Kahan sums): the
-    filter sees the same tiles, the sums over D are joined in another order.
+    D=2304: 1.04 of a cuBLAS product; before the loops were flattened 1.18, against 1.20 for 256x128, 1.49 for 128x128
+    and 1.63 for 64x256 with 4 warps. Splits fill its 132 multiprocessors about twice.
+
+    Triton's interpreter takes the columns 1024 at a time instead of 64, since its time goes by operations (N=64,
+    V=49152, D=576: 30 s for 49 s with Kahan sums): the filter sees the same tiles, the sums over D are joined in
+    another order.
     """
     if dtype == torch.float32:
         forward = backward = Tiles(block_n=64, block_v=64, block_d=32, warps=4, stages=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
@@ -52,8 +53,8 @@ def timing(problem: Problem, variant: Variant, schedule: Schedule, repetitions: 
 
     for warm_up in (product, forward, backward, product):
         warm_up()
-    rounds = [(_milliseconds(product), _milliseconds(forward)) for _ in range(repetitions)]
-    slow = [(_milliseconds(product), _milliseconds(backward)) for _ in range(3)]
+    rounds = [_pair(product, forward) for _ in range(repetitions)]
+    slow = [_pair(product, backward) for _ in range(3)]
     return Timing(
         product_ms=median(p for p, _ in rounds),
         forward_ms=median(f for _, f in rounds),
@@ -66,13 +67,26 @@ def timing(problem: Problem, variant: Variant, schedule: Schedule, repetitions: 
     )
 
 
-def _milliseconds(work: Callable[[], None]) -> float:
-    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    start.record()
+QUEUE_MS = 3.0
+"""Work queued ahead of what is timed, so that its launches are made while the GPU is busy and cost it no time."""
+
+
+def _pair(product: Callable[[], None], work: Callable[[], None]) -> tuple[float, float]:
+    """Milliseconds of the product and of the work, one right after the other."""
+    marks = [torch.cuda.Event(enable_timing=True) for _ in range(4)]
+    marks[0].record()
+    product()
+    marks[1].record()
+    torch.cuda.synchronize()
+    for _ in range(math.ceil(QUEUE_MS / marks[0].elapsed_time(marks[1]))):
+        product()
+    marks[1].record()
+    product()
+    marks[2].record()
     work()
-    end.record()
-    end.synchronize()
-    return float(start.elapsed_time(end))
+    marks[3].record()
+    torch.cuda.synchronize()
+    return marks[1].elapsed_time(marks[2]), marks[2].elapsed_time(marks[3])
 
 
 def _peak(work: Callable[[], None], device: torch.device) -> float:

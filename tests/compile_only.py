@@ -1,4 +1,6 @@
-"""Compiles kernels for a GPU architecture on a machine without one: `python compile_only.py ARCH VARIANT...`.
+"""Compiles kernels for a GPU architecture on a machine without one: `python compile_only.py ARCH CASES VARIANT...`.
+
+CASES are names from `CASES`, joined by commas.
 
 A process of its own, because one that interprets cannot compile. The real launch code runs, on CPU tensors, with a driver
 that names a target and owns no device, and every launch stops after compiling. Prints one line per variant.
@@ -17,7 +19,13 @@ from triton.runtime.jit import JITFunction
 
 from ccelab.kernels import Variant, default_schedule
 
-ARCH = int(sys.argv[1])
+ARCH, NAMES, VARIANTS = int(sys.argv[1]), sys.argv[2].split(","), sys.argv[3:]
+CASES = {  # dtype, D, every option of the call
+    "options": (torch.bfloat16, 128, True),  # tensor descriptors
+    "plain": (torch.bfloat16, 40, False),
+    "pointers": (torch.float16, 37, True),  # rows that no descriptor can load
+    "fp32": (torch.float32, 128, False),
+}
 
 
 class CompileOnlyDriver:
@@ -50,13 +58,9 @@ def main() -> None:
     JITFunction.__getitem__ = compile_only
     from ccelab.kernels import Statistics, launch
 
-    for text in sys.argv[2:]:
-        for dtype, d, optional in (
-            (torch.bfloat16, 128, True),  # every option, tensor descriptors
-            (torch.bfloat16, 40, False),  # no option
-            (torch.float16, 37, True),  # pointer loads
-            (torch.float32, 128, False),
-        ):
+    for text in VARIANTS:
+        for name in NAMES:
+            dtype, d, optional = CASES[name]
             compiled.clear()
             embeddings, classifier = torch.zeros(256, d, dtype=dtype), torch.zeros(512, d, dtype=dtype)
             targets = torch.zeros(256, dtype=torch.int64)
@@ -76,7 +80,7 @@ def main() -> None:
                 (lse, lse, (True, True, True), Statistics()) if optional else (lse, None, (True, True, False), None)
             )
             launch.backward(call, row_max, log_sum, *upstream)
-            print(text, str(dtype).removeprefix("torch."), d, *sorted({k.metadata.name for k in compiled}))
+            print(text, name, *sorted({k.metadata.name for k in compiled}))
 
 
 if __name__ == "__main__":
