@@ -56,3 +56,13 @@ def accumulate(Acc, offsets, mask, v, VARIANT: tl.constexpr, DTYPE: tl.constexpr
         s, c = add_increment(s, c, v, VARIANT, DTYPE)
         tl.store(Acc.companion + offsets, downcast(c, Acc.companion.dtype.element_ty), mask=mask)
     tl.store(Acc.sum + offsets, downcast(s, Acc.sum.dtype.element_ty), mask=mask)
+
+
+HEADROOM = tl.constexpr(0.25)
+
+
+@device_function
+def rescale(Acc, offsets, mask, scale):
+    """Multiplies the sums at `offsets` by `scale` / HEADROOM: powers of two, exact above the subnormal numbers."""
+    s = upcast(load_or_zero(Acc.sum + offsets, mask))
+    tl.store(Acc.sum + offsets, downcast(s * scale / HEADROOM, Acc.sum.dtype.element_ty), mask=mask)

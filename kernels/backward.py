@@ -8,7 +8,7 @@ rows of dC (and entries of dbias). Each output has one writer and a fixed order,
 import triton
 import triton.language as tl
 
-from .accumulate import accumulate
+from .accumulate import HEADROOM, accumulate, rescale
 from .backend import device_function
 from .logits import add_bias, dot_logits, mask_columns, soft_cap
 from .matrix import gather_rows
@@ -79,13 +79,19 @@ def embeddings_kernel(
                 c = gather_rows(C, cols, col_mask, d, D, TILES.block_d)
                 v = dot(g_storage, c, tl.full((TILES.block_n, TILES.block_d), 0.0, tl.float32))
                 # An ignored row has g = 0, and 0 times a NaN in C is NaN.
-                v = tl.where(rows.valid[:, None], v * rows.scale[:, None], 0.0)
+                v = tl.where(rows.valid[:, None], v * HEADROOM, 0.0)
                 j = d + tl.arange(0, TILES.block_d)
                 offsets = i.to(tl.int64)[:, None] * D + j[None, :]
                 accumulate(Acc, offsets, row_mask[:, None] & (j < D)[None, :], v, VARIANT, C.ptr.dtype.element_ty)
             tl.debug_barrier()  # the next tile's loads of the sums may be made by other threads than these stores
         elif Mass is not None:
             mass += tl.sum(tl.where(rows.valid[:, None] & col_mask[None, :], p, 0.0), 1)
+    # Sums are kept at the scale of a probability, where a companion in fp16 does not underflow: a row of residuals is
+    # at most 4 in sum, so that with HEADROOM they stay within the largest entry of C.
+    for d in range(0, D, TILES.block_d):
+        j = d + tl.arange(0, TILES.block_d)
+        offsets = i.to(tl.int64)[:, None] * D + j[None, :]
+        rescale(Acc, offsets, row_mask[:, None] & (j < D)[None, :], rows.scale[:, None])
     if Kept is not None:
         tl.store(Kept + tl.program_id(0), kept)
     if Mass is not None:

@@ -11,16 +11,18 @@ from .formats import Format, U
 class Accumulation:
     """Runs along the exact partial sums s_t of the increments v_t and carries a bound B_t on the computed sum's error."""
 
-    def __init__(self, scheme: str, fmt: Format, like: Tensor) -> None:
+    def __init__(self, scheme: str, fmt: Format, like: Tensor, scale: Tensor | float = 1.0) -> None:
+        """`scale` is what the sums are multiplied by in the end, a power of two: before, they underflow that much later."""
         self.scheme = "fp32" if scheme == "storage" and fmt.is_fp32 else scheme
         self.fmt = fmt
+        self.half_tiny = fmt.tiny / 2 * scale
         self.sum = torch.zeros_like(like)
         self.error = torch.zeros_like(like)
 
     def add(self, v: Tensor, dv: Tensor) -> None:
         """One more increment, exactly v and computed within dv."""
         fmt, before = self.fmt, self.sum.abs() + self.error
-        u, half_tiny = fmt.u, fmt.tiny / 2
+        u, half_tiny = fmt.u, self.half_tiny
         self.sum = self.sum + v
         self.error = self.error + dv
         size = v.abs() + dv
@@ -42,6 +44,7 @@ class Accumulation:
 
     def result(self) -> Tensor:
         """The bound on the value that is returned: the companion is dropped, or the fp32 buffer cast."""
+        subnormal = self.fmt.tiny / 2
         if self.scheme == "storage" or (self.scheme == "fp32" and self.fmt.is_fp32):
-            return self.error
-        return self.error + self.fmt.u * (self.sum.abs() + self.error) + self.fmt.tiny / 2
+            return self.error + subnormal
+        return self.error + self.fmt.u * (self.sum.abs() + self.error) + subnormal

@@ -24,6 +24,7 @@ from .formats import Format, U
 from .logit_error import SOFTCAP_ROUNDINGS, logit_error, product_roundings
 
 DOUBLE_U = 2.0**-53
+HEADROOM = 0.25  # accumulate.HEADROOM: dE is summed at this over the scale of its row
 EXP_UNDERFLOW = 2.0**-126  # a result under the normal range may be flushed
 
 
@@ -182,7 +183,7 @@ class _GradientBudget:
         self.oracle_share = DOUBLE_U / U * (sum(problem.shape) + 64)
         self.threshold = torch.where(self.size > 0, eps * self.size, 0.0)
         self.scale = torch.where(self.size > 0, 2.0 ** torch.floor(torch.log2(self.size)), 0.0)
-        self.e = Accumulation(variant.accumulate, fmt, stream.embeddings)
+        self.e = Accumulation(variant.accumulate, fmt, stream.embeddings, self.scale / HEADROOM)
         self.dropped_e = torch.zeros_like(stream.embeddings)
         self.d_classifier = torch.zeros(problem.classifier.shape, dtype=torch.float64, device=self.size.device)
         self.d_bias = None if problem.bias is None else torch.zeros_like(problem.bias, dtype=torch.float64)

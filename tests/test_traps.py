@@ -135,9 +135,10 @@ def test_both_passes_see_the_same_logits() -> None:
     assert exceeds(case, "d_bias", (torch.exp(logits.bfloat16().double() - lse) - onehot)[0])
 
 
-def test_a_tiny_upstream_gradient_does_not_vanish_in_fp16() -> None:
+@pytest.mark.parametrize("scheme", ["storage", "kahan", "hilo", "fp32"])
+def test_a_tiny_upstream_gradient_does_not_vanish_in_fp16(scheme: str) -> None:
     """A power of two from upstream is a power of two in the gradients, wherever those are normal numbers."""
-    case = draw((20,), 40, 20, torch.float16, variant="cce-exact", reduction="sum")
+    case = draw((20,), 40, 20, torch.float16, variant=f"cce-exact,accumulate={scheme}", reduction="sum")
     scaled: dict[str, Any] = {"input": case.input / 1024, "linear_weight": case.linear_weight * 1024}
     one, tiny = (
         run(replace(case, **scaled, grad_loss=torch.tensor(scale, device=DEVICE), wanted=(True, False, False)))
