@@ -1,9 +1,10 @@
 # make report   measure every preset against its error budget -> out/report (uses a GPU where there is one)
 # make test     lint, type-check and test
+# make readme   the README's tables, from precision/baselines
 #
 # Needs Python 3.11 to 3.13 and nothing else; everything is installed into .venv from constraints.txt.
 #   make PYTHON=python3.12 report
-#   make report ARGS="--head planted:peaked"
+#   make report ARGS="--head planted:gemma-web"
 #   make test PYTEST="-k heads -x"
 #   make test PYTEST="-m slow"    compile every architecture, every figure of the planted heads
 # On Linux, PyPI's torch brings CUDA (gigabytes). Without a GPU, the CPU build will do:
@@ -18,7 +19,7 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 FOLDERS := kernels reference precision properties
 
-.PHONY: report test lint format install clean
+.PHONY: report test lint format readme install clean
 
 report: $(STAMP)
 	$(BIN)/ccelab report $(ARGS)
@@ -36,6 +37,9 @@ lint: $(STAMP) build/typing
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+readme: $(STAMP)
+	$(BIN)/python -m ccelab.precision.markdown README.md
 
 install: $(STAMP)
 

@@ -51,6 +51,30 @@ class Report:
         """JSON without NaN or infinity literals, which other languages cannot read: they become strings."""
         return json.dumps(_plain(asdict(self)), indent=1, allow_nan=False) + "\n"
 
+    @classmethod
+    def read(cls, path: Path) -> Report:
+        """The report that `write` left at `path`.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it holds something else, or a report of another schema.
+        """
+        from pydantic import TypeAdapter, ValidationError  # only reading needs it
+
+        text = path.read_text()
+        try:
+            schema = json.loads(text).get("schema")
+        except (ValueError, AttributeError):
+            raise ValueError(f"{path} is not a report: it is not a JSON object") from None
+        if schema != SCHEMA:
+            raise ValueError(
+                f"{path} has schema {schema}, this version of ccelab reads {SCHEMA}: make the report again"
+            )
+        try:
+            return TypeAdapter(cls).validate_json(text)
+        except ValidationError as error:
+            raise ValueError(f"{path} is not a report: {error}") from None
+
     def write(self, path: Path) -> None:
         """Replaces `path` in one step: whoever reads it finds the old file or the new one, never a half."""
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -40,6 +40,11 @@ def _short(x: float, spec: str = ".1e") -> str:
     return re.sub(r"e([+-])0", r"e\1", f"{x:{spec}}")
 
 
+def _name(result: Result) -> str:
+    """The variant, one flag a line: a column as wide as a long flag string would cut the numbers."""
+    return result.variant.replace(",", ",\n ")
+
+
 def _table(title: str, *columns: str, left: int = 1) -> Table:
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0), pad_edge=False)
     for place, name in enumerate(columns):
@@ -50,7 +55,7 @@ def _table(title: str, *columns: str, left: int = 1) -> Table:
 def _errors(report: Report) -> Table:
     table = _table("Gradients", "variant", "dE error", "x", "dC error", "x", "budget", "tiles", "mass")
     for result in report.results:
-        cells = [result.variant]
+        cells = [_name(result)]
         for name in GRADIENTS.values():
             error, floor = result.outputs[name].normwise, report.floors[name].two_roundings
             cells += [_short(error, ".2e"), f"{error / floor:.2f}" if floor else "-"]
@@ -78,7 +83,7 @@ def _loss(report: Report) -> Table:
         token, lse = result.outputs["loss"], result.outputs["lse"]
         errors = (result.mean_loss_error, result.mean_loss_error_own_logits, token.rms, token.largest, lse.largest)
         biases = (result.outputs[name].signed_bias for name in GRADIENTS.values())
-        table.add_row(result.variant, *(_short(abs(x)) for x in errors), *(_short(x, "+.1e") for x in biases))
+        table.add_row(_name(result), *(_short(abs(x)) for x in errors), *(_short(x, "+.1e") for x in biases))
     return table
 
 
@@ -88,7 +93,7 @@ def _time(report: Report) -> Table:
     for result in report.results:
         if t := result.timing:
             ratios = f"{t.forward_over_product:.3f}", f"{t.backward_over_product:.1f}"
-            table.add_row(result.variant, *ratios, f"{t.forward_mib:.2f}", f"{t.backward_mib:.0f}")
+            table.add_row(_name(result), *ratios, f"{t.forward_mib:.2f}", f"{t.backward_mib:.0f}")
     return table
 
 
@@ -103,5 +108,5 @@ def _worst(report: Report) -> Table:
                 f"{worst.ulps:.1f}" if worst.ulps < 1e5 else _short(worst.ulps, ".0e"),
                 f"{worst.over_budget or 0:.2f}",
             )
-            table.add_row(result.variant, label, place, got, worst.got_hex, want, *cells)
+            table.add_row(_name(result), label, place, got, worst.got_hex, want, *cells)
     return table
