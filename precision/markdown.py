@@ -3,50 +3,74 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from pathlib import Path
 
 from .report import Report, Result
 
 BASELINES = Path(__file__).parent / "baselines"
-BEGIN, END = "<!-- tables: made by `make readme` from precision/baselines -->", "<!-- end of tables -->"
 SHOWN = {
-    "gemma-alpaca-bfloat16": "A planted head of the paper's shape",
-    "smollm2-bfloat16": "A real head, SmolLM2-135M",
+    "gemma-alpaca-bfloat16": "On a drawn head with the statistics of a real one, at the paper's shape",
+    "smollm2-bfloat16": "On a real head, that of SmolLM2-135M on English text",
 }
+END = "<!-- end -->"
 
 
-def tables() -> str:
-    """One table per report of `SHOWN`, each under a line that says what was measured and where."""
-    return "\n\n".join(_table(title, Report.read(BASELINES / f"{name}.json")) for name, title in SHOWN.items())
+def begin(name: str) -> str:
+    """The line above the table of a report of `SHOWN`."""
+    return f"<!-- {name}: written by `make readme` -->"
 
 
 def renew(text: str) -> str:
-    """`text` with what stands between the marks replaced.
+    """`text` with what stands between the marks of each report replaced by its table.
 
     Raises:
         ValueError: a mark is missing.
     """
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"the text needs a line {BEGIN!r} and, below it, {END!r}")
-    return f"{before}{BEGIN}\n{tables()}\n{END}{after}"
+    for name, title in SHOWN.items():
+        before, mark, rest = text.partition(begin(name))
+        _, end, after = rest.partition(END)
+        if not mark or not end:
+            raise ValueError(f"the text needs a line {begin(name)!r} and, below it, {END!r}")
+        text = f"{before}{mark}\n{_section(title, Report.read(BASELINES / f'{name}.json'))}\n{END}{after}"
+    return text
 
 
-def _table(title: str, report: Report) -> str:
-    head, source, floors = report.head, report.provenance, report.floors
+def _section(title: str, report: Report) -> str:
+    head, source = report.head, report.provenance
+    where = f"N={head['tokens']}, V={head['vocabulary']}, D={head['hidden']}, {head['dtype']}; {source.device}"
     first = report.results[0]
+    loss = (
+        f"The mean loss is within {abs(first.mean_loss_error):.1e} of float64's {report.true_mean_loss:.4f}, and within "
+        f"{abs(first.mean_loss_error_own_logits):.1e} of float64 over the kernel's own logits."
+    )
+    text = textwrap.fill(f"{title} ({where}, torch {source.torch}) {_summary(report)} {loss}", 120)
+    return f"{text}\n\n{_table(report)}"
+
+
+def _summary(report: Report) -> str:
+    """What sums and filters cost dE, in words."""
+    floor = report.floors["d_embeddings"].two_roundings
+    unfiltered = {
+        r.flags["accumulate"]: f"{r.outputs['d_embeddings'].normwise / floor:.2f}"
+        for r in report.results
+        if not r.flags["filter_e"] and not r.flags["filter_c"]
+    }
+    filtered = next(r for r in report.results if r.variant == "cce-kahan")
+    return (
+        f"the paper's sums in bf16 put dE {unfiltered['storage']} times as far from the truth as two roundings would, "
+        f"Kahan sums {unfiltered['kahan']} times, fp32 sums {unfiltered['fp32']} times; with the filter, Kahan sums come "
+        f"to {filtered.outputs['d_embeddings'].normwise / floor:.2f}."
+    )
+
+
+def _table(report: Report) -> str:
+    floors = (f"{report.floors[name].two_roundings:.2e}" for name in ("d_embeddings", "d_classifier"))
     lines = [
-        f"{title}: N={head['tokens']}, V={head['vocabulary']}, D={head['hidden']}, {head['dtype']}, on "
-        f"{source.device} and torch {source.torch}. Mean loss within {abs(first.mean_loss_error):.1e} of float64's "
-        f"{report.true_mean_loss:.4f}, and within {abs(first.mean_loss_error_own_logits):.1e} of float64 over the "
-        "kernel's own logits.",
-        "",
         "| variant | dE error | × floor | dC error | × floor | worst / budget | tiles dE, dC | forward | backward |",
         "|---|---|---|---|---|---|---|---|---|",
         *(_row(result, report) for result in report.results),
-        f"| two roundings | {floors['d_embeddings'].two_roundings:.2e} | | {floors['d_classifier'].two_roundings:.2e} "
-        "| | | | | |",
+        f"| two roundings | {' | | '.join(floors)} | | | | | |",
     ]
     return "\n".join(lines)
 
