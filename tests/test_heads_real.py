@@ -256,9 +256,12 @@ def test_a_spec_names_a_file(tmp_path: Path) -> None:
     save(small(torch.float32), tmp_path / "mine")
     assert resolve(str(tmp_path / "mine"), tokens=3, dtype=torch.bfloat16).embeddings.dtype == torch.bfloat16
     with pytest.raises(ValueError, match="has V = 96; it cannot be made 128"):
-        resolve(str(tmp_path / "mine"), vocabulary=128)
+        resolve(str(tmp_path / "mine"), tokens=3, vocabulary=128)
     with pytest.raises(ValueError, match="8 tokens asked of a head that has 7"):
         resolve(str(tmp_path / "mine"), tokens=8)
+    lifted = resolve(str(tmp_path / "mine"), tokens=3, hidden=256, dtype=torch.float32)
+    assert lifted.shape == (3, 96, 256)
+    assert lifted.provenance["lift seed"] == 0
 
 
 def test_a_spec_names_the_real_head(cache: Path, head: Head) -> None:

@@ -82,10 +82,10 @@ _FITTED = {  # the columns are the names in the order of ANCHORS
     "spike_std": (8.212, 3.315, 9.0, 3.135),
     "kappa": (0.038, 0.595, 0.604, 0.536),
     "sharpness": (0.157, 0.189, 0.194, 0.167),
-    "mu": (1.25, 0.592, 0.499, 0.499),
+    "mu": (1.25, 0.592, 0.4, 0.4),
     "rare": (0.418, 0.087, 0.074, 0.074),
-    "nu": (0.455, 1.325, 0.345, 0.345),
-    "rho": (0.3, 0.178, 0.44, 0.492),
+    "nu": (0.455, 1.325, 0.335, 0.335),
+    "rho": (0.3, 0.178, 0.39, 0.492),
     "surprise": (0.309, 0.793, 0.511, 0.511),
 }
 RECIPES = {name: Recipe(**{f: row[i] for f, row in _FITTED.items()}) for i, name in enumerate(ANCHORS)}
