@@ -85,7 +85,7 @@ _FITTED = {  # the columns are the names in the order of ANCHORS
     "mu": (1.25, 0.592, 0.4, 0.4),
     "rare": (0.418, 0.087, 0.074, 0.074),
     "nu": (0.455, 1.325, 0.335, 0.335),
-    "rho": (0.3, 0.178, 0.39, 0.492),
+    "rho": (0.3, 0.178, 0.38, 0.492),
     "surprise": (0.309, 0.793, 0.511, 0.511),
 }
 RECIPES = {name: Recipe(**{f: row[i] for f, row in _FITTED.items()}) for i, name in enumerate(ANCHORS)}
