@@ -84,7 +84,9 @@ def report(
     text: Annotated[Path | None, typer.Option(help="Text for the real head; default: Python's help topics.")] = None,
     dtype: Annotated[Dtype, typer.Option(help="Storage dtype of E, C and the gradients.")] = Dtype.bfloat16,
     device: Annotated[Device, typer.Option(help="auto takes a GPU where there is one.")] = Device.auto,
-    seed: Annotated[int, typer.Option(help="Of planted and gaussian heads.")] = 0,
+    softcap: Annotated[float | None, typer.Option(help="Cap the logits: softcap * tanh(z / softcap).")] = None,
+    bias: Annotated[bool, typer.Option("--bias", help="Add a drawn bias to the logits, and measure dbias.")] = False,
+    seed: Annotated[int, typer.Option(help="Of planted and gaussian heads, a lift and a bias.")] = 0,
     workers: Annotated[
         int | None,
         typer.Option(min=1, help="Processes that share the variants; default: cores, at most 4; 1 on a GPU."),
@@ -132,6 +134,8 @@ def report(
             made = build_report(
                 found,
                 list(chosen),
+                softcap=softcap,
+                bias=heads.draw_bias(found, seed) if bias else None,
                 path=path,
                 progress=lambda step: bar.update(task, description=step),
                 workers=workers or (1 if place == "cuda" else min(os.cpu_count() or 1, MOST_WORKERS)),

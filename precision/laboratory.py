@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from ccelab.kernels import Schedule, Variant, default_schedule
 from ccelab.reference import Problem, Solution, double
@@ -32,6 +33,8 @@ def build_report(
     head: Head,
     variants: Sequence[Variant],
     *,
+    softcap: float | None = None,
+    bias: Tensor | None = None,
     schedule: Schedule | None = None,
     path: Path | None = None,
     progress: Progress = lambda step: None,
@@ -39,10 +42,14 @@ def build_report(
 ) -> Report:
     """Measures each variant on `head` with the mean loss; writes `path` after each, so that an interruption loses one.
 
+    `softcap` caps the logits and `bias` (V,) is added to them, which adds dbias to what is measured.
+
     With `workers` above 1 as many processes share the variants: worth it on a CPU, where one process fills one core.
     Results stand in the order of `variants` all the same.
     """
-    problem = Problem(embeddings=head.embeddings, classifier=head.classifier, targets=head.targets)
+    problem = Problem(
+        embeddings=head.embeddings, classifier=head.classifier, targets=head.targets, bias=bias, softcap=softcap
+    )
     n, v, d = problem.shape
     schedule = schedule or default_schedule(problem.embeddings.dtype, n, d)
     progress("truth: float64 oracle")
@@ -55,6 +62,8 @@ def build_report(
             "vocabulary": v,
             "hidden": d,
             "dtype": str(problem.embeddings.dtype).removeprefix("torch."),
+            "softcap": softcap,
+            "bias": bias is not None,
             **head.provenance,
         },
         provenance=provenance(problem.embeddings.device),

@@ -12,19 +12,22 @@ from rich.text import Text
 from .report import Report, Result
 
 LEGEND = (
-    "error: ||got - truth|| / ||truth||, against float64.  x: over the two-rounding floor (the residual rounded once, the "
+    "error: ||got - truth|| / ||truth|| against float64.  x: over the two-rounding floor (the residual rounded once, the "
     "result rounded once, nothing else).  budget: the worst element's error over its a-priori bound; at most 1 passes.  "
     "tiles: percent kept for dE/dC.  mass: softmax probability in the skipped tiles of dE, mean over tokens.\n"
     "mean: |error| of the mean loss in nats.  logits: the same against float64 over the kernel's own logits, which leaves out "
     "the error of the products.  bias: sum of (got - truth) sign(truth) over sum of |truth|; 0 for fair rounding."
 )
 GRADIENTS = {"dE": "d_embeddings", "dC": "d_classifier"}
+WITH_BIAS = {**GRADIENTS, "db": "d_bias"}
 
 
 def show(report: Report, console: Console) -> None:
     """Prints the head and the tables of a report, at most 80 columns wide."""
     head, source = report.head, report.provenance
     title = f"{head['name']}: N={head['tokens']} V={head['vocabulary']} D={head['hidden']} {head['dtype']}"
+    title += f", softcap {head['softcap']}" if head.get("softcap") else ""
+    title += ", with a bias" if head.get("bias") else ""
     subtitle = f"{source.device}, torch {source.torch}; true mean loss {report.true_mean_loss:.6f}"
     parts: list[Text | Table] = [Text(title, style="bold"), Text(subtitle), _errors(report), _loss(report)]
     if any(result.timing for result in report.results):
@@ -53,12 +56,14 @@ def _table(title: str, *columns: str, left: int = 1) -> Table:
 
 
 def _errors(report: Report) -> Table:
-    table = _table("Gradients", "variant", "dE error", "x", "dC error", "x", "budget", "tiles", "mass")
+    bias = ["db"] if any("d_bias" in result.outputs for result in report.results) else []
+    table = _table("Error of the gradients", "variant", "dE", "x", "dC", "x", *bias, "budget", "tiles", "mass")
     for result in report.results:
         cells = [_name(result)]
         for name in GRADIENTS.values():
             error, floor = result.outputs[name].normwise, report.floors[name].two_roundings
             cells += [_short(error, ".2e"), f"{error / floor:.2f}" if floor else "-"]
+        cells += [_short(result.outputs["d_bias"].normwise, ".2e")] if bias else []
         worst = max(m.over_budget or 0.0 for m in result.outputs.values())
         cells.append(f"{worst:.2f}" if result.within_budget else f"[bold red]{worst:.2f} OVER[/]")
         table.add_row(*cells, _share(result), f"{result.filtered_mass.get('mean', 0.0):.4f}")
@@ -101,7 +106,9 @@ def _worst(report: Report) -> Table:
     columns = ("variant", "", "place", "got", "", "truth", "ulps", "budget")
     table = _table("Worst element against its budget", *columns, left=3)
     for result in report.results:
-        for label, name in GRADIENTS.items():
+        for label, name in WITH_BIAS.items():
+            if name not in result.outputs:
+                continue
             worst = result.outputs[name].worst_element
             place, got, want = ",".join(map(str, worst.place)), _short(worst.got, ".4e"), _short(worst.want, ".4e")
             cells = (

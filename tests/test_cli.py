@@ -57,6 +57,17 @@ def test_report_measures_and_writes(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [tmp_path / "report.json"]
 
 
+def test_report_measures_the_bias_gradient(tmp_path: Path) -> None:
+    options = ("--bias", "--softcap", "30", "--variant", "cce", "--out", str(tmp_path), "--dtype", "float16")
+    done = ccelab("report", *GAUSSIAN, *options)
+    assert done.exit_code == 0, done.output
+    (result,) = Report.read(tmp_path / "report.json").results
+    assert result.outputs["d_bias"].elements == 300
+    for words in ("softcap 30.0", "with a bias", "  db "):
+        assert words in done.output
+    assert max(map(len, done.output.splitlines())) <= 80 or DEVICE == "cuda"
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -67,6 +78,7 @@ def test_report_measures_and_writes(tmp_path: Path) -> None:
         (("--head", "gaussian", "--text", "README.md"), "a text is for the real head"),
         (("--head", "planted:gemma-web", "--hidden", "8"), "at least 64"),
         (("--dtype", "bf8"), "bfloat16"),
+        (("--head", "gaussian", "--vocabulary", "9", "--softcap", "0"), "positive, finite"),
         (("--tokens", "0"), "--tokens"),
     ],
 )
