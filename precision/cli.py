@@ -51,7 +51,9 @@ def variants() -> None:
 
     from ccelab.kernels.variant import LEGAL, PRESETS
 
-    presets = Table(title="Presets", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    presets = Table(
+        title="Presets", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False
+    )
     for name in ("preset", *(f.name for f in fields(PRESETS["cce"]))):
         presets.add_column(name, no_wrap=True)
     for name, variant in PRESETS.items():
@@ -64,8 +66,7 @@ def variants() -> None:
         legal.add_row(name, " | ".join({True: "yes", False: "no"}.get(v, str(v)) for v in choices))
     legal.add_row("eps", "2^-12, a decimal, or default: finfo(dtype).eps / 32")
     console = Console()
-    console.print(presets)
-    console.print(legal)
+    console.print(presets, "", legal, "", sep="\n")
     console.print("For instance --variant cce-exact --variant cce,accumulate=hilo,eps=2^-14", highlight=False)
 
 

@@ -35,7 +35,8 @@ def show(report: Report, console: Console) -> None:
     parts += [_worst(report), Text(LEGEND, style="dim")]
     if not report.complete:
         parts.append(Text("stopped before all variants were measured", style="yellow"))
-    console.print(Group(*parts))
+    spaced = (piece for part in parts for piece in ((part, "") if isinstance(part, Table) else (part,)))
+    console.print(Group(*spaced))
 
 
 def _short(x: float, spec: str = ".1e") -> str:
@@ -49,7 +50,9 @@ def _name(result: Result) -> str:
 
 
 def _table(title: str, *columns: str, left: int = 1) -> Table:
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0), pad_edge=False)
+    table = Table(
+        title=title, box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0), pad_edge=False, show_edge=False
+    )
     for place, name in enumerate(columns):
         table.add_column(name, no_wrap=True, justify="left" if place < left else "right")
     return table
@@ -66,7 +69,7 @@ def _errors(report: Report) -> Table:
         cells += [_short(result.outputs["d_bias"].normwise, ".2e")] if bias else []
         worst = max(m.over_budget or 0.0 for m in result.outputs.values())
         cells.append(f"{worst:.2f}" if result.within_budget else f"[bold red]{worst:.2f} OVER[/]")
-        table.add_row(*cells, _share(result), f"{result.filtered_mass.get('mean', 0.0):.4f}")
+        table.add_row(*cells, _share(result), f"{result.filtered_mass.get('mean', 0.0):.3f}")
     for name, label in (("one_rounding", "(one rounding)"), ("two_roundings", "(two roundings)")):
         e, c = (getattr(report.floors[key], name) for key in GRADIENTS.values())
         table.add_row(label, _short(e, ".2e"), "", _short(c, ".2e"), style="dim")
