@@ -46,22 +46,18 @@ def variants() -> None:
     """List the presets and the fields that a flag string may set."""
     from dataclasses import fields
 
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
     from ccelab.kernels.variant import LEGAL, PRESETS
 
-    presets = Table(
-        title="Presets", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False
-    )
-    for name in ("preset", *(f.name for f in fields(PRESETS["cce"]))):
-        presets.add_column(name, no_wrap=True)
-    for name, variant in PRESETS.items():
-        values = (getattr(variant, f.name) for f in fields(variant))
-        presets.add_row(name, *("default" if v is None else {True: "yes", False: "no"}.get(v, str(v)) for v in values))
-    legal = Table(
-        "field", "values", title="A flag string is PRESET(,field=value)*", title_justify="left", box=SIMPLE_HEAD
-    )
+    from .table import table
+
+    names = [field.name for field in fields(PRESETS["cce"])]
+    presets = table("Presets", "preset", *names, left=1 + len(names))
+    for preset, variant in PRESETS.items():
+        values = (getattr(variant, name) for name in names)
+        presets.add_row(
+            preset, *("default" if v is None else {True: "yes", False: "no"}.get(v, str(v)) for v in values)
+        )
+    legal = table("A flag string is PRESET(,field=value)*", "field", "values", left=2)
     for name, choices in LEGAL.items():
         legal.add_row(name, " | ".join({True: "yes", False: "no"}.get(v, str(v)) for v in choices))
     legal.add_row("eps", "2^-12, a decimal, or default: finfo(dtype).eps / 32")

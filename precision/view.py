@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 
-from rich import box
 from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
 from .report import Report, Result
+from .table import table
 
 LEGEND = (
     "error: ||got - truth|| / ||truth|| against float64.  x: over the two-rounding floor (the residual rounded once, the "
@@ -49,18 +49,9 @@ def _name(result: Result) -> str:
     return result.variant.replace(",", ",\n ")
 
 
-def _table(title: str, *columns: str, left: int = 1) -> Table:
-    table = Table(
-        title=title, box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0), pad_edge=False, show_edge=False
-    )
-    for place, name in enumerate(columns):
-        table.add_column(name, no_wrap=True, justify="left" if place < left else "right")
-    return table
-
-
 def _errors(report: Report) -> Table:
     bias = ["db"] if any("d_bias" in result.outputs for result in report.results) else []
-    table = _table("Error of the gradients", "variant", "dE", "x", "dC", "x", *bias, "budget", "tiles", "mass")
+    rows = table("Error of the gradients", "variant", "dE", "x", "dC", "x", *bias, "budget", "tiles", "mass")
     for result in report.results:
         cells = [_name(result)]
         for name in GRADIENTS.values():
@@ -69,11 +60,11 @@ def _errors(report: Report) -> Table:
         cells += [_short(result.outputs["d_bias"].normwise, ".2e")] if bias else []
         worst = max(m.over_budget or 0.0 for m in result.outputs.values())
         cells.append(f"{worst:.2f}" if result.within_budget else f"[bold red]{worst:.2f} OVER[/]")
-        table.add_row(*cells, _share(result), f"{result.filtered_mass.get('mean', 0.0):.3f}")
+        rows.add_row(*cells, _share(result), f"{result.filtered_mass.get('mean', 0.0):.3f}")
     for name, label in (("one_rounding", "(one rounding)"), ("two_roundings", "(two roundings)")):
         e, c = (getattr(report.floors[key], name) for key in GRADIENTS.values())
-        table.add_row(label, _short(e, ".2e"), "", _short(c, ".2e"), style="dim")
-    return table
+        rows.add_row(label, _short(e, ".2e"), "", _short(c, ".2e"), style="dim")
+    return rows
 
 
 def _share(result: Result) -> str:
@@ -86,28 +77,28 @@ def _share(result: Result) -> str:
 
 def _loss(report: Report) -> Table:
     columns = ("mean", "logits", "rms", "max", "lse max", "bias dE", "bias dC")
-    table = _table("Loss (of the mean, and per token), lse, and bias of the gradients", "variant", *columns)
+    rows = table("Loss (of the mean, and per token), lse, and bias of the gradients", "variant", *columns)
     for result in report.results:
         token, lse = result.outputs["loss"], result.outputs["lse"]
         errors = (result.mean_loss_error, result.mean_loss_error_own_logits, token.rms, token.largest, lse.largest)
         biases = (result.outputs[name].signed_bias for name in GRADIENTS.values())
-        table.add_row(_name(result), *(_short(abs(x)) for x in errors), *(_short(x, "+.1e") for x in biases))
-    return table
+        rows.add_row(_name(result), *(_short(abs(x)) for x in errors), *(_short(x, "+.1e") for x in biases))
+    return rows
 
 
 def _time(report: Report) -> Table:
     """Ratios to one product of the same shape."""
-    table = _table("Time over one cuBLAS product", "variant", "forward", "backward", "forward MiB", "backward MiB")
+    rows = table("Time over one cuBLAS product", "variant", "forward", "backward", "forward MiB", "backward MiB")
     for result in report.results:
         if t := result.timing:
             ratios = f"{t.forward_over_product:.3f}", f"{t.backward_over_product:.1f}"
-            table.add_row(_name(result), *ratios, f"{t.forward_mib:.2f}", f"{t.backward_mib:.0f}")
-    return table
+            rows.add_row(_name(result), *ratios, f"{t.forward_mib:.2f}", f"{t.backward_mib:.0f}")
+    return rows
 
 
 def _worst(report: Report) -> Table:
     columns = ("variant", "", "place", "got", "", "truth", "ulps", "budget")
-    table = _table("Worst element against its budget", *columns, left=3)
+    rows = table("Worst element against its budget", *columns, left=3)
     for result in report.results:
         for label, name in WITH_BIAS.items():
             if name not in result.outputs:
@@ -118,5 +109,5 @@ def _worst(report: Report) -> Table:
                 f"{worst.ulps:.1f}" if worst.ulps < 1e5 else _short(worst.ulps, ".0e"),
                 f"{worst.over_budget or 0:.2f}",
             )
-            table.add_row(_name(result), label, place, got, worst.got_hex, want, *cells)
-    return table
+            rows.add_row(_name(result), label, place, got, worst.got_hex, want, *cells)
+    return rows
