@@ -2,8 +2,8 @@
 
 The interpreter keeps bf16 as raw 16-bit patterns and computes on those, silently: its casts truncate, its sums and
 products are of patterns. An upcast is a shift (exact), a downcast the integer round-to-nearest-even of the pattern, and
-a product is taken of upcasts (bf16 products are exact in fp32). Written with Triton's operations instead of numpy's, the
-same conversions took a third of a report's time.
+a product is taken of upcasts (bf16 products are exact in fp32). Written with Triton's operations instead of numpy's,
+the same conversions took a third of a report's time.
 """
 
 from __future__ import annotations

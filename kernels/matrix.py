@@ -34,7 +34,7 @@ def gather_rows(M, rows, row_mask, col0, n_cols, BLOCK: tl.constexpr):
 
 @device_function
 def load_rows(M, row0, rows, row_mask, col0, n_cols, BLOCK: tl.constexpr, DESCRIPTOR: tl.constexpr):
-    """As gather_rows for rows = row0, row0 + 1, ...: through the tensor descriptor M, or by pointers into a matrix M."""
+    """As gather_rows for rows = row0, row0 + 1, ...: by a tensor descriptor M or by pointers into a matrix M."""
     if DESCRIPTOR:
         return M.load([row0, col0])
     else:

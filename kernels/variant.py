@@ -46,7 +46,7 @@ class Variant:
             raise ValueError(f"eps={self.eps!r} is no threshold; legal values: a float >= 0, or None for the default")
         if not (self.filter_e or self.filter_c):
             raise ValueError(
-                f"eps={_show(self.eps)} has no effect with filter_e=no and filter_c=no; leave it out or switch a filter on"
+                f"eps={_show(self.eps)} has no effect with filter_e=no and filter_c=no; leave it out or switch one on"
             )
 
     def __str__(self) -> str:

@@ -9,10 +9,10 @@ from .formats import Format, U
 
 
 class Accumulation:
-    """Runs along the exact partial sums s_t of the increments v_t and carries a bound B_t on the computed sum's error."""
+    """Runs along the exact partial sums s_t of increments v_t and carries a bound B_t on the computed sum's error."""
 
     def __init__(self, scheme: str, fmt: Format, like: Tensor, scale: Tensor | float = 1.0) -> None:
-        """`scale` is what the sums are multiplied by in the end, a power of two: before, they underflow that much later."""
+        """`scale`, a power of two, is what the sums are multiplied by in the end: till then they underflow later."""
         self.scheme = "fp32" if scheme == "storage" and fmt.is_fp32 else scheme
         self.fmt = fmt
         self.half_tiny = fmt.tiny / 2 * scale

@@ -1,10 +1,9 @@
 """`budget`: how far a variant's outputs may be from the truth on a problem, per output element.
 
-A-priori bounds for the arithmetic of the kernels, evaluated on
- the exact values of the oracle. Rigorous to the order they are written in: no constant is fitted. Two
-terms need more than a norm. Storage accumulation follows the exact partial sums, since ``(T - 1) u sum |v|`` would pass a
-zero gradient. The filter's term is the dropped sum itself, by the oracle's own decisions, plus the tiles too close to
-eps to call.
+A-priori bounds for the arithmetic of the kernels, evaluated on the exact values of the oracle. Rigorous to the order
+they are written in: no constant is fitted. Two terms need more than a norm. Storage accumulation follows the exact
+partial sums, since ``(T - 1) u sum |v|`` would pass a zero gradient. The filter's term is the dropped sum itself, by
+the oracle's own decisions, plus the tiles too close to eps to call.
 """
 
 from __future__ import annotations
@@ -162,7 +161,7 @@ def _reduced_bound(stream: Stream, loss: Tensor, bound: Tensor) -> Tensor:
 
 
 class _GradientBudget:
-    """Streams over the vocabulary in the kernel's order; dE's recursion runs along tiles of V, dC's along tiles of N."""
+    """Streams over the vocabulary in the kernel's order; dE's recursion runs along tiles of V, dC's along N."""
 
     def __init__(
         self,

@@ -15,11 +15,12 @@ SOFTCAP_ROUNDINGS = 16
 product, and the cap itself as an fp32 number. A test measures the kernels' tanh against this."""
 
 MMA_TERMS = 16
-"""Products that a Hopper tensor core adds at once (Khattak and Mikaitis, arXiv 2512.07004; Fasi et al., PeerJ CS 2021)."""
+"""Products that a Hopper tensor core adds at once (Khattak and Mikaitis, arXiv 2512.07004; Fasi et al.,
+PeerJ CS 2021)."""
 
 
 def product_roundings(terms: int) -> float:
-    """c such that a fp32 product of `terms` pairs is within c u sum |a||b|: round-to-nearest in any order, or truncation.
+    """c such that a fp32 product of `terms` pairs is within c u sum |a||b|: rounded in any order, or truncated.
 
     A tensor core aligns 16 products and the accumulator to the largest exponent and drops bits under 2^-25 of it, then
     truncates to 24 bits: at most (8 + 2) u of the terms' sum per step of 16. Rounding to nearest costs u per addition.

@@ -41,8 +41,8 @@ def _section(title: str, report: Report) -> str:
     where = f"N={head['tokens']}, V={head['vocabulary']}, D={head['hidden']}, {head['dtype']}; {source.device}"
     first = report.results[0]
     loss = (
-        f"The mean loss is within {abs(first.mean_loss_error):.1e} of float64's {report.true_mean_loss:.4f}, and within "
-        f"{abs(first.mean_loss_error_own_logits):.1e} of float64 over the kernel's own logits."
+        f"The mean loss is within {abs(first.mean_loss_error):.1e} of float64's {report.true_mean_loss:.4f}, and "
+        f"within {abs(first.mean_loss_error_own_logits):.1e} of float64 over the kernel's own logits."
     )
     text = textwrap.fill(f"{title} ({where}, torch {source.torch}) {_summary(report)} {loss}", 120)
     return f"{text}\n\n{_table(report)}"
@@ -59,8 +59,8 @@ def _summary(report: Report) -> str:
     filtered = next(r for r in report.results if r.variant == "cce-kahan")
     return (
         f"the paper's sums in bf16 put dE {unfiltered['storage']} times as far from the truth as two roundings would, "
-        f"Kahan sums {unfiltered['kahan']} times, fp32 sums {unfiltered['fp32']} times; with the filter, Kahan sums come "
-        f"to {filtered.outputs['d_embeddings'].normwise / floor:.2f}."
+        f"Kahan sums {unfiltered['kahan']} times, fp32 sums {unfiltered['fp32']} times; with the filter, Kahan sums "
+        f"come to {filtered.outputs['d_embeddings'].normwise / floor:.2f}."
     )
 
 

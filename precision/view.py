@@ -12,11 +12,12 @@ from .report import Report, Result
 from .table import table
 
 LEGEND = (
-    "error: ||got - truth|| / ||truth|| against float64.  x: over the two-rounding floor (the residual rounded once, the "
-    "result rounded once, nothing else).  budget: the worst element's error over its a-priori bound; at most 1 passes.  "
-    "tiles: percent kept for dE/dC.  mass: softmax probability in the skipped tiles of dE, mean over tokens.\n"
-    "mean: |error| of the mean loss in nats.  logits: the same against float64 over the kernel's own logits, which leaves out "
-    "the error of the products.  bias: sum of (got - truth) sign(truth) over sum of |truth|; 0 for fair rounding."
+    "error: ||got - truth|| / ||truth|| against float64.  x: over the two-rounding floor (the residual rounded once, "
+    "the result rounded once, nothing else).  budget: the worst element's error over its a-priori bound; at most 1 "
+    "passes.  tiles: percent kept for dE/dC.  mass: softmax probability in the skipped tiles of dE, mean over tokens.\n"
+    "mean: |error| of the mean loss in nats.  logits: the same against float64 over the kernel's own logits, which "
+    "leaves out the error of the products.  bias: sum of (got - truth) sign(truth) over sum of |truth|; 0 for fair "
+    "rounding."
 )
 GRADIENTS = {"dE": "d_embeddings", "dC": "d_classifier"}
 WITH_BIAS = {**GRADIENTS, "db": "d_bias"}

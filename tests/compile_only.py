@@ -2,8 +2,8 @@
 
 CASES are names from `CASES`, joined by commas.
 
-A process of its own, because one that interprets cannot compile. The real launch code runs, on CPU tensors, with a driver
-that names a target and owns no device, and every launch stops after compiling. Prints one line per variant.
+A process of its own, because one that interprets cannot compile. The real launch code runs, on CPU tensors, with a
+driver that names a target and owns no device, and every launch stops after compiling. Prints one line per variant.
 """
 
 import os

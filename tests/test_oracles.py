@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,11 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from ccelab.properties.problems import OUTPUTS, make, within
 from ccelab.reference import (
     ORACLES,
     Problem,
     Reduction,
-    Solution,
     double,
     double_error,
     exact,
@@ -30,29 +30,9 @@ from ccelab.reference import (
     settle,
 )
 from ccelab.reference.exact import Evaluation
-from ccelab.reference.products import TINIEST, U
 
-OUTPUTS = [field.name for field in fields(Solution)]
 REDUCTIONS: tuple[Reduction, ...] = ("none", "mean", "sum")
 DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
-
-
-def make(
-    n: int = 6,
-    v: int = 11,
-    d: int = 9,
-    dtype: torch.dtype = torch.bfloat16,
-    scale: float = 1.0,
-    seed: int = 0,
-    **options: Any,
-) -> Problem:
-    """Gaussian E and C with logits of a standard deviation of about `scale` sqrt(d)."""
-    g = torch.Generator().manual_seed(seed)
-    return Problem(
-        embeddings=(torch.randn(n, d, generator=g, dtype=torch.float64) * scale).to(dtype),
-        classifier=torch.randn(v, d, generator=g, dtype=torch.float64).to(dtype),
-        **{"targets": torch.randint(0, v, (n,), generator=g), **options},
-    )
 
 
 def confident(softcap: float | None = None, dtype: torch.dtype = torch.bfloat16) -> Problem:
@@ -60,18 +40,6 @@ def confident(softcap: float | None = None, dtype: torch.dtype = torch.bfloat16)
     targets = torch.arange(6)
     embeddings = torch.diag(torch.tensor([45.0, 46.0, 60.0, 45.5, 100.0, 300.0])).to(dtype)
     return Problem(embeddings=embeddings, classifier=torch.eye(6, dtype=dtype), targets=targets, softcap=softcap)
-
-
-def within(truth: Solution, value: Solution, error: Solution) -> None:
-    """`truth` was rounded once to float64; beyond that and the bound, nothing is forgiven."""
-    for name in OUTPUTS:
-        t, x, e = (getattr(solution, name) for solution in (truth, value, error))
-        assert (t is None) == (x is None) == (e is None), name
-        if t is not None:
-            same = (t == x) | (t.isnan() & x.isnan())
-            close = ((t - x).abs() <= e + U * t.abs() + TINIEST) | (e == math.inf)
-            assert t.shape == x.shape == e.shape
-            assert bool((same | close).all()), f"{name}:\n{t}\n{x}\nbound {e}"
 
 
 def agree(problem: Problem) -> None:

@@ -121,7 +121,7 @@ def test_an_illegal_variant_is_never_made(fields: dict[str, Any]) -> None:
 
 
 def test_eps_without_a_filter_says_what_to_do() -> None:
-    with pytest.raises(ValueError, match=r"eps=2\^-12 has no effect .* switch a filter on"):
+    with pytest.raises(ValueError, match=r"eps=2\^-12 has no effect .* switch one on"):
         Variant.parse("cce-exact,eps=2^-12")
 
 
