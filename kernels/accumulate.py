@@ -58,11 +58,14 @@ def accumulate(Acc, offsets, mask, v, VARIANT: tl.constexpr, DTYPE: tl.constexpr
     tl.store(Acc.sum + offsets, downcast(s, Acc.sum.dtype.element_ty), mask=mask)
 
 
-HEADROOM = tl.constexpr(0.25)
+HEADROOM = tl.constexpr(0.125)
 
 
 @device_function
 def rescale(Acc, offsets, mask, scale):
-    """Multiplies the sums at `offsets` by `scale` / HEADROOM: powers of two, exact above the subnormal numbers."""
+    """Multiplies the sums at `offsets` by `scale` / HEADROOM: powers of two, exact above the subnormal numbers.
+
+    Large scales come first and small ones last, so that nothing on the way leaves fp32's range but the result."""
     s = upcast(load_or_zero(Acc.sum + offsets, mask))
-    tl.store(Acc.sum + offsets, downcast(s * scale / HEADROOM, Acc.sum.dtype.element_ty), mask=mask)
+    s = tl.where(scale < 1, (s / HEADROOM) * scale, (s * scale) / HEADROOM)
+    tl.store(Acc.sum + offsets, downcast(s, Acc.sum.dtype.element_ty), mask=mask)

@@ -87,7 +87,7 @@ def embeddings_kernel(
         elif Mass is not None:
             mass += tl.sum(tl.where(rows.valid[:, None] & col_mask[None, :], p, 0.0), 1)
     # Sums are kept at the scale of a probability, where a companion in fp16 does not underflow: a row of residuals is
-    # at most 4 in sum, so that with HEADROOM they stay within the largest entry of C.
+    # at most 4 in sum, so that with HEADROOM they stay within half the largest entry of C.
     for d in range(0, D, TILES.block_d):
         j = d + tl.arange(0, TILES.block_d)
         offsets = i.to(tl.int64)[:, None] * D + j[None, :]
@@ -140,9 +140,14 @@ def classifier_kernel(
         if Acc.sum is not None:
             if is_live(g, rows, eps, VARIANT.filter_c):
                 kept += 1
-                # The rows of a tile add up, so they share one scale: the largest among them.
-                scale = tl.max(tl.where(rows.valid, rows.scale, 0.0), 0)
-                g_storage = downcast(g * relative_scale(rows.scale, scale)[:, None], E.ptr.dtype.element_ty)
+                # The rows of a tile add up, so they share one scale: the largest among them. fp32 needs none, and
+                # would lose rows that are 2^126 below another.
+                if E.ptr.dtype.element_ty == tl.float32:
+                    scale = 1.0
+                    g_storage = g * rows.scale[:, None]
+                else:
+                    scale = tl.max(tl.where(rows.valid, rows.scale, 0.0), 0)
+                    g_storage = downcast(g * relative_scale(rows.scale, scale)[:, None], E.ptr.dtype.element_ty)
                 for d in range(0, D, TILES.block_d):
                     # An ignored row may hold NaN, and 0 * NaN is NaN: it is not even loaded.
                     e = gather_rows(E, i, rows.valid, d, D, TILES.block_d)

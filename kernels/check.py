@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -21,6 +21,27 @@ def check_keywords(unknown: dict[str, object]) -> None:
         raise TypeError(f"linear_cross_entropy got an unexpected keyword {name!r}")
 
 
+def check_tensors(input: Tensor, linear_weight: Tensor, target: Tensor, linear_bias: Tensor | None) -> None:
+    """Raises TypeError for what is no dense tensor."""
+    tensors = {"input": input, "linear_weight": linear_weight, "target": target}
+    for name, value in (tensors if linear_bias is None else {**tensors, "linear_bias": linear_bias}).items():
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name} is a {type(value).__name__}, expected a torch.Tensor")
+        if value.layout != torch.strided or value.is_nested:
+            raise TypeError(f"{name} has layout {value.layout}, expected a dense (strided) tensor")
+
+
+def autocast(x: Tensor, name: str) -> Tensor:
+    """`x` in autocast's dtype.
+
+    Raises:
+        TypeError: it is of no dtype that autocast is for: whole numbers would become plausible ones.
+    """
+    if x.dtype not in DTYPES:
+        raise TypeError(f"{name} is {x.dtype}, expected one of {', '.join(map(str, DTYPES))}")
+    return x.to(torch.get_autocast_dtype(x.device.type))
+
+
 def check_arguments(
     input: Tensor,
     linear_weight: Tensor,
@@ -32,9 +53,6 @@ def check_arguments(
     shift: int,
 ) -> None:
     """Raises TypeError or ValueError where shapes, dtypes, devices or options do not fit together."""
-    for name, value in (("input", input), ("linear_weight", linear_weight), ("target", target)):
-        if not isinstance(value, Tensor):
-            raise TypeError(f"{name} is a {type(value).__name__}, expected a torch.Tensor")
     if linear_weight.ndim != 2:
         raise ValueError(f"linear_weight has shape {tuple(linear_weight.shape)}, expected (V, D)")
     v, d = linear_weight.shape
@@ -67,7 +85,11 @@ def check_arguments(
         raise ValueError(f"reduction={reduction!r} is unknown; legal values: {', '.join(REDUCTIONS)}")
     if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
         raise TypeError(f"ignore_index={ignore_index!r} is not an int")
-    if softcap is not None and not (math.isfinite(softcap) and _is_normal(softcap)):
+    if not -(2**63) <= ignore_index < 2**63:
+        raise ValueError(f"ignore_index={ignore_index} does not fit int64")
+    if softcap is not None and (isinstance(softcap, bool) or not isinstance(softcap, Real)):
+        raise TypeError(f"softcap={softcap!r} is not a number")
+    if softcap is not None and not _is_normal(softcap):
         raise ValueError(f"softcap={softcap!r} must be a positive, finite number (normal in fp32), or None for no cap")
     length = target.shape[-1] if target.ndim else 1
     if (
@@ -83,7 +105,7 @@ def check_arguments(
 
 def _is_normal(softcap: float) -> bool:
     info = torch.finfo(torch.float32)
-    return info.tiny <= softcap <= info.max
+    return bool(info.tiny <= softcap <= info.max)
 
 
 def check_targets(targets: Tensor, vocabulary: int, ignore_index: int) -> int:

@@ -6,11 +6,10 @@ from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from . import launch
 from .backend import require_device
-from .check import check_arguments, check_keywords, check_targets
+from .check import autocast, check_arguments, check_keywords, check_targets, check_tensors
 from .schedule import Schedule, default_schedule
 from .statistics import Statistics
 from .variant import Variant
@@ -41,15 +40,35 @@ class _TokenLoss(torch.autograd.Function):
         return loss, lse
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, dloss: Tensor | None, dlse: Tensor | None) -> tuple[Tensor | None, ...]:
         embeddings, classifier, bias, targets, row_max, log_sum = ctx.saved_tensors
         call = launch.Call(embeddings, classifier, bias, targets, *ctx.options)
         wanted = tuple(ctx.needs_input_grad[:3])
         if dloss is None and dlse is None:
             return (None,) * 9
-        gradients = launch.backward(call, row_max, log_sum, dloss, dlse, wanted, ctx.stats)
+        with torch.no_grad():
+            dloss, dlse = (None if x is None else x.resolve_neg() for x in (dloss, dlse))
+            gradients: tuple[Tensor | None, ...] = launch.backward(
+                call, row_max, log_sum, dloss, dlse, wanted, ctx.stats
+            )
+        if torch.is_grad_enabled():  # create_graph=True
+            inputs = (embeddings, classifier, bias, dloss, dlse)
+            gradients = tuple(g if g is None else _Once.apply(g, *inputs) for g in gradients)  # type: ignore[no-untyped-call]
         return (*gradients, *(None,) * 6)
+
+
+class _Once(torch.autograd.Function):
+    """A gradient that says so when it is differentiated; torch's `once_differentiable` would let a penalty vanish."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, *inputs: Tensor | None) -> Tensor:
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        raise RuntimeError(
+            "linear_cross_entropy has no second derivative: a penalty on its gradients needs torch's own"
+        )
 
 
 @overload
@@ -131,18 +150,23 @@ def linear_cross_entropy(
     """
     check_keywords(unknown)
     variant = Variant.of(variant)
-    if schedule is not None and not isinstance(schedule, Schedule):
-        raise TypeError(f"schedule is a {type(schedule).__name__}, expected a Schedule or None")
-    if isinstance(input, Tensor):
-        require_device(input.device)
-    if isinstance(input, Tensor) and torch.is_autocast_enabled(input.device.type):
-        dtype = torch.get_autocast_dtype(input.device.type)
-        input, linear_weight = input.to(dtype), linear_weight.to(dtype)
-        linear_bias = None if linear_bias is None else linear_bias.to(dtype)
+    for name, value, kind in (("schedule", schedule, Schedule), ("stats", stats, Statistics)):
+        if value is not None and not isinstance(value, kind):
+            raise TypeError(f"{name} is a {type(value).__name__}, expected a {kind.__name__} or None")
+    check_tensors(input, linear_weight, target, linear_bias)
+    require_device(input.device)
+    if torch.is_autocast_enabled(input.device.type):
+        input, linear_weight = autocast(input, "input"), autocast(linear_weight, "linear_weight")
+        linear_bias = None if linear_bias is None else autocast(linear_bias, "linear_bias")
     check_arguments(input, linear_weight, target, linear_bias, reduction, ignore_index, softcap, shift)
+    softcap = None if softcap is None else float(softcap)
+    # Kernels read memory as it is, so a view that is negative by a flag alone is written out.
+    input, linear_weight = input.resolve_neg(), linear_weight.resolve_neg()
+    linear_bias = None if linear_bias is None else linear_bias.resolve_neg()
     shape = target[..., shift:].shape if target.ndim else target.shape
     targets = target.long()  # int64, so that any ignore_index compares
-    targets = torch.nn.functional.pad(targets[..., shift:], (0, shift), value=ignore_index) if shift else targets
+    if shift:  # torch's pad would take ignore_index through a double
+        targets = torch.cat([targets[..., shift:], torch.full_like(targets[..., :shift], ignore_index)], -1)
     targets = targets.reshape(-1)
     count = check_targets(targets, linear_weight.shape[0], ignore_index) if len(targets) else 0
     embeddings = input.reshape(-1, input.shape[-1])

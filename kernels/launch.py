@@ -63,12 +63,12 @@ def forward_partial(call: Call) -> Partial:
         sum=torch.empty((splits, n), dtype=torch.float32, device=device),
         target_logit=torch.empty((splits if fused else 1, n), dtype=torch.float32, device=device),
     )
+    if n == 0:
+        return partial
     e, e_descriptor = operand(call.embeddings, tiles.block_n, call.schedule)
     c, c_descriptor = operand(call.classifier, tiles.block_v, call.schedule)
     bias, target = vector(call.bias), vector(call.targets)
     row_blocks = triton.cdiv(n, tiles.block_n)
-    if n == 0:
-        return partial
     logsumexp_kernel[(row_blocks * splits,)](
         e,
         c,

@@ -23,8 +23,12 @@ class Tiles:
     def __post_init__(self) -> None:
         for name in ("block_n", "block_v", "block_d"):
             size = getattr(self, name)
-            if size < 16 or size & (size - 1):
+            if not isinstance(size, int) or size < 16 or size & (size - 1):
                 raise ValueError(f"{name}={size} is not a power of two of at least 16, which tensor-core tiles need")
+        if self.warps not in (1, 2, 4, 8, 16, 32):
+            raise ValueError(f"warps={self.warps!r} is not a power of two from 1 to 32")
+        if not isinstance(self.stages, int) or self.stages < 1:
+            raise ValueError(f"stages={self.stages!r} is not a positive number")
 
     def __str__(self) -> str:
         return f"{self.block_n}x{self.block_v}x{self.block_d}/{self.warps}w{self.stages}s"
@@ -44,8 +48,11 @@ class Schedule:
     """Whether the compiler may contract a*b+c; passed explicitly, since Triton's default is changing."""
 
     def __post_init__(self) -> None:
-        if self.splits < 1:
-            raise ValueError(f"splits={self.splits} is not a positive number")
+        for name in ("forward", "backward"):
+            if not isinstance(getattr(self, name), Tiles):
+                raise TypeError(f"{name} is a {type(getattr(self, name)).__name__}, expected Tiles")
+        if not isinstance(self.splits, int) or self.splits < 1:
+            raise ValueError(f"splits={self.splits!r} is not a positive number")
 
     def __str__(self) -> str:
         loads = "" if self.descriptors else ", pointer loads"

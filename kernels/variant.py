@@ -75,6 +75,8 @@ class Variant:
                 raise ValueError(
                     f"unknown flag {assignment!r} in {text!r}; legal flags: {', '.join(known)}, as field=value"
                 )
+            if key in changes:
+                raise ValueError(f"{key} is set twice in {text!r}")
             changes[key] = _read(key, value)
         return replace(PRESETS[name], **changes)
 
@@ -107,8 +109,11 @@ def _read(name: str, text: str) -> Any:
     if name == "eps":
         try:
             base, _, exponent = text.partition("^")
-            return None if text == "default" else float(base) ** int(exponent) if exponent else float(text)
-        except (ValueError, OverflowError):
+            value = None if text == "default" else float(base) ** int(exponent) if exponent else float(text)
+            if value == math.inf and "inf" not in text.lower():
+                raise OverflowError
+            return value
+        except (ValueError, OverflowError, ZeroDivisionError):
             raise ValueError(f"eps={text} is not a threshold; legal values: 2^-12, a decimal, or default") from None
     return {"yes": True, "no": False}.get(text, text) if LEGAL[name] == (False, True) else text
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .formats import Format, U
+from .logit_error import LARGEST_FP32
 
 
 class Accumulation:
@@ -15,6 +16,7 @@ class Accumulation:
         """`scale`, a power of two, is what the sums are multiplied by in the end: till then they underflow later."""
         self.scheme = "fp32" if scheme == "storage" and fmt.is_fp32 else scheme
         self.fmt = fmt
+        self.scale = scale
         self.half_tiny = fmt.tiny / 2 * scale
         self.sum = torch.zeros_like(like)
         self.error = torch.zeros_like(like)
@@ -41,10 +43,13 @@ class Accumulation:
             self.error = self.error + (4 * U * U if fmt.is_fp32 else 2 * U + u * u) * total + half_tiny
         else:
             self.error = self.error + U * (self.sum.abs() + self.error)
+        limit = LARGEST_FP32 if self.scheme == "fp32" else fmt.largest
+        size = torch.maximum(size, self.sum.abs() + self.error)
+        self.error = torch.where(size <= limit * self.scale, self.error, torch.inf)
 
     def result(self) -> Tensor:
         """The bound on the value that is returned: the companion is dropped, or the fp32 buffer cast."""
-        subnormal = self.fmt.tiny / 2
-        if self.scheme == "storage" or (self.scheme == "fp32" and self.fmt.is_fp32):
-            return self.error + subnormal
-        return self.error + self.fmt.u * (self.sum.abs() + self.error) + subnormal
+        error = self.error + self.fmt.tiny
+        if self.scheme != "storage" and not (self.scheme == "fp32" and self.fmt.is_fp32):
+            error = error + self.fmt.u * (self.sum.abs() + self.error)
+        return torch.where(self.sum.abs() + error < self.fmt.largest, error, torch.inf)

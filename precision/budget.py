@@ -20,10 +20,11 @@ from ccelab.reference.formula import Rows
 
 from .accumulation import Accumulation
 from .formats import Format, U
-from .logit_error import SOFTCAP_ROUNDINGS, logit_error, product_roundings
+from .logit_error import LARGEST_FP32, SOFTCAP_ROUNDINGS, cap_slope, logit_error, product_roundings
 
 DOUBLE_U = 2.0**-53
-HEADROOM = 0.25  # accumulate.HEADROOM: dE is summed at this over the scale of its row
+HEADROOM = 0.125  # accumulate.HEADROOM: dE is summed at this over the scale of its row
+FP32_TINY = 2.0**-149
 EXP_UNDERFLOW = 2.0**-126  # a result under the normal range may be flushed
 
 
@@ -115,8 +116,8 @@ def _forward_error(stream: Stream, rows: Rows, variant: Variant, schedule: Sched
     perturbation, exponentials, at_target, widest = (torch.zeros_like(maximum) for _ in range(4))
     tile_max = []
     for part in stream.residuals(rows):
-        error = logit_error(stream, part.columns, part.raw, part.logits, tiles, fmt)
-        perturbation += (part.softmax * torch.expm1(error)).sum(1, keepdim=True)
+        error = logit_error(stream, part.columns, part.raw, part.logits, tiles, fmt).capped
+        perturbation += _moved_softmax(part, maximum + torch.log1p(rows.rest), error).sum(1, keepdim=True)
         distance = (maximum - part.logits).clamp(max=torch.finfo(torch.float32).max)
         # Every piece of the way from z to the final maximum is rounded, scaled by log2(e), and exponentiated.
         exponentials += (part.softmax * (U * distance + 2 * 1.173 * U * distance)).sum(1, keepdim=True)
@@ -138,7 +139,16 @@ def _forward_error(stream: Stream, rows: Rows, variant: Variant, schedule: Sched
     log_sum = -torch.log1p(-relative.clamp(max=0.5)) + 4 * U * log_s.abs()
     if variant.target == "indexed":
         at_target = _indexed_error(stream, rows, tiles)
-    return ForwardError(torch.log1p(perturbation), log_sum, at_target)
+    # No more than the largest error of a logit either: the lse has slope 1 at most.
+    return ForwardError(torch.minimum(torch.log1p(perturbation), widest), log_sum, at_target)
+
+
+def _moved_softmax(part: ResidualChunk, lse: Tensor, error: Tensor) -> Tensor:
+    """(N, n) the most that exp(z - lse) can grow when z grows by `error`; 0 for masked classes."""
+    # Written without p for large errors: p may be 0 in float64 where the moved one is not.
+    log_p = torch.where(part.softmax > 0, torch.log(part.softmax), part.logits - lse)
+    grown = torch.where(error < 1, part.softmax * torch.expm1(error), torch.exp(log_p + error))
+    return torch.where(part.logits == -torch.inf, 0.0, grown)
 
 
 def _indexed_error(stream: Stream, rows: Rows, tiles: Tiles) -> Tensor:
@@ -181,7 +191,8 @@ class _GradientBudget:
         # The oracle's own rounding, as a share of dv, which holds at least u sum |g||C|.
         self.oracle_share = DOUBLE_U / U * (sum(problem.shape) + 64)
         self.threshold = torch.where(self.size > 0, eps * self.size, 0.0)
-        self.scale = torch.where(self.size > 0, 2.0 ** torch.floor(torch.log2(self.size)), 0.0)
+        # Upstream gradients and their sum reach the kernel rounded to fp32: near a power of two, the larger one.
+        self.scale = torch.where(self.size > 0, 2.0 ** torch.floor(torch.log2(self.size * (1 + 8 * U))), 0.0)
         self.e = Accumulation(variant.accumulate, fmt, stream.embeddings, self.scale / HEADROOM)
         self.dropped_e = torch.zeros_like(stream.embeddings)
         self.d_classifier = torch.zeros(problem.classifier.shape, dtype=torch.float64, device=self.size.device)
@@ -202,21 +213,24 @@ class _GradientBudget:
         stream, rows, error = self.stream, self.rows, self.error
         shifted = (rows.maximum - part.logits).abs()
         exponent = (shifted + self.log_s).abs()
-        moved = logit_error(stream, part.columns, part.raw, part.logits, self.tiles, self.fmt)
-        moved = moved + error.lse_from_logits + error.log_sum + U * (shifted + exponent)
-        relative = torch.expm1(moved + U * exp_roundings(exponent))
-        dp = part.softmax * relative + EXP_UNDERFLOW
+        logit = logit_error(stream, part.columns, part.raw, part.logits, self.tiles, self.fmt)
+        moved = logit.capped + error.lse_from_logits + error.log_sum + U * (shifted + exponent)
+        # Both the computed and the true one lie in [0, 1], but for the rounding of the lse.
+        dp = (
+            _moved_softmax(part, rows.maximum + self.log_s, moved + U * exp_roundings(exponent)).clamp(max=2.0)
+            + EXP_UNDERFLOW
+        )
         onehot = (part.columns == stream.targets).double()
         coefficient = (part.softmax - onehot).abs() * stream.d_loss.abs() + part.softmax * stream.d_lse.abs()
         # upstream divided by N and cast (2), p - q, two products, a sum
         dg = dp * self.size + 5 * U * (coefficient + dp * self.size)
         if stream.problem.softcap is not None:
-            y = (part.raw / stream.problem.softcap).abs()
-            q = torch.exp(-2 * y)
-            slope = 4 * q / (1 + q) ** 2
-            dg = slope * dg + (slope * coefficient + dg * slope) * U * (8 + 2 * exp_roundings(2 * y))
-            # the derivative at the perturbed logit: |d slope / dz| <= 2 slope / softcap
-            dg = dg + 2 * slope * coefficient / stream.problem.softcap * moved
+            y, away = part.raw.abs() / stream.problem.softcap, logit.raw / stream.problem.softcap
+            slope = cap_slope((y - away).clamp(min=0))  # the largest on the way to the computed logit
+            # |d sech^2 / dy| = 2 |tanh| sech^2; and a slope lies in [0, slope] whatever the error
+            change = torch.where(away < 0.5, 2 * slope * away, slope)
+            rounded = torch.where(slope == 0, 0.0, slope * U * (8 + 2 * exp_roundings(2 * y)))
+            dg = slope * dg + (coefficient + dg) * (rounded + change) + EXP_UNDERFLOW * self.size
         return torch.where(stream.valid, dg, 0.0)
 
     def _live_tiles(self, g: Tensor, dg: Tensor) -> tuple[Tensor, Tensor]:
@@ -234,8 +248,8 @@ class _GradientBudget:
 
     def _cast_error(self, g: Tensor, dg: Tensor, scale: Tensor) -> Tensor:
         """The residual's error after its cast at a power-of-two scale, and its share of the tile product's rounding."""
-        if self.fmt.is_fp32:
-            return dg
+        if self.fmt.is_fp32:  # a product with a power of two, which may be subnormal
+            return dg + FP32_TINY
         return dg + self.fmt.u * (g.abs() + dg) + self.fmt.tiny / 2 * scale
 
     def _walk_vocabulary(self, part: ResidualChunk, dg: Tensor, surely: Tensor, maybe: Tensor) -> None:
@@ -251,6 +265,7 @@ class _GradientBudget:
             span = slice(tile * block, (tile + 1) * block)
             v = part.residual[:, span] @ classifier[span]
             dv = weight[:, span] @ classifier[span].abs() + len(part.columns) * DOUBLE_U * v.abs()
+            dv += (block + 1) * FP32_TINY * self.scale / HEADROOM  # sums of subnormal products
             live, unsure = self._rows_of(surely[:, tile]), self._rows_of(maybe[:, tile] & ~surely[:, tile])
             self.dropped_e += torch.where(live | unsure, 0.0, v)
             self.e.error += torch.where(live | unsure, 0.0, dv * self.oracle_share)
@@ -278,6 +293,11 @@ class _GradientBudget:
             weight = weight + product_roundings(self.tiles.block_n) * U * g.abs()
             v = g.T @ e
             dv = weight.T @ e.abs() + len(embeddings) * DOUBLE_U * v.abs()
+            dv += (
+                (self.tiles.block_n + 1)
+                * FP32_TINY
+                * (1.0 if self.fmt.is_fp32 else self.scale[span].amax().clamp(min=1))
+            )
             live, unsure = self._columns_of(surely[block], v), self._columns_of(maybe[block] & ~surely[block], v)
             dropped += torch.where(live | unsure, 0.0, v)
             accumulation.error += torch.where(live | unsure, 0.0, dv * self.oracle_share)
@@ -294,5 +314,7 @@ class _GradientBudget:
         assert bias is not None
         storage = Format.of(bias.dtype)
         additions = self.tiles.block_n + -(-len(g) // self.tiles.block_n)
-        error = (dg + additions * U * (g.abs() + dg)).sum(0)
-        return error + storage.u * (g.sum(0).abs() + error) + storage.tiny / 2
+        size = (g.abs() + dg).sum(0)
+        error = dg.sum(0) + additions * U * size + 2 * len(g) * FP32_TINY
+        bound = error + storage.u * (g.sum(0).abs() + error) + storage.tiny / 2
+        return torch.where((size < LARGEST_FP32) & (g.sum(0).abs() + error < storage.largest), bound, torch.inf)

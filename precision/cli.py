@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 # The interpreter multiplies tiles of a few thousand numbers through numpy, where more threads only wait for each other.
@@ -140,7 +141,7 @@ def report(
     except KeyboardInterrupt:
         console.print(f"stopped; {path} holds the variants that were measured" if path.exists() else "stopped")
         raise typer.Exit(130) from None
-    except (ValueError, FileNotFoundError, ModuleNotFoundError, RuntimeError) as error:
+    except (ValueError, TypeError, OSError, ModuleNotFoundError, RuntimeError) as error:
         _fail(str(error))
     show(made, console)
     console.print(f"written: {path}", highlight=False)
@@ -149,5 +150,5 @@ def report(
 
 
 def _fail(message: str) -> None:
-    Console(stderr=True).print(f"[bold red]error[/] {message}", highlight=False, markup=True)
+    Console(stderr=True).print(f"[bold red]error[/] {escape(message)}", highlight=False)
     raise typer.Exit(2)

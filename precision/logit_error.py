@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -28,12 +30,32 @@ def product_roundings(terms: int) -> float:
     return max(terms, 10 * -(-terms // MMA_TERMS)) + 1.0
 
 
-def logit_error(stream: Stream, columns: Tensor, raw: Tensor, logits: Tensor, tiles: Tiles, fmt: Format) -> Tensor:
-    """(N, n) bound on the error of the logits in tiles of this shape; `raw` and `logits` are the exact ones.
+LARGEST_FP32 = torch.finfo(torch.float32).max
+
+
+@dataclass(frozen=True, eq=False)
+class LogitError:
+    """(N, n) bounds on the errors of logits in a tile, inf where fp32 may overflow."""
+
+    raw: Tensor  # before the cap
+    capped: Tensor
+
+
+def cap_slope(y: Tensor) -> Tensor:
+    """sech^2(y), the derivative of the softcap at z = softcap y; 0 where that underflows."""
+    q = torch.exp(-2 * y.abs())
+    return 4 * q / (1 + q) ** 2
+
+
+def logit_error(stream: Stream, columns: Tensor, raw: Tensor, logits: Tensor, tiles: Tiles, fmt: Format) -> LogitError:
+    """Bounds for logits computed in tiles of this shape; `raw` and `logits` (N, n) are the exact ones.
 
     With B = block_d, A = |E||C|^T and P the largest partial sum after whole blocks of B terms: a rounding error is
     relative to the partial sum at hand, which is at most P plus A's share of its own block. So the bound is
     ``u (k1 A + k2 P)`` with k1 about B and k2 the number of roundings of the accumulator, instead of ``u D A``.
+
+    A softcap passes an error on times its slope, the largest on the way from z to the computed z, and adds its own
+    roundings: logits that are saturated have next to no error.
     """
     embeddings, classifier = stream.embeddings, stream.classifier(columns)
     d, block = embeddings.shape[1], min(tiles.block_d, embeddings.shape[1])
@@ -52,9 +74,15 @@ def logit_error(stream: Stream, columns: Tensor, raw: Tensor, logits: Tensor, ti
         in_block, accumulator = 1, 0
     # The bound on computed partial sums is P plus the error itself, hence the division.
     error = U * (in_block * absolute + accumulator * largest) / (1 - accumulator * U)
+    error = torch.where(absolute + error < LARGEST_FP32, error, torch.inf)
     if stream.problem.bias is not None:
-        error += U * (raw.abs() + error)
-    if stream.problem.softcap is not None:
-        error = torch.minimum(error, torch.full_like(error, 2 * stream.problem.softcap))
-        error += SOFTCAP_ROUNDINGS * U * (logits.abs() + error)
-    return error
+        total = raw.abs() + error
+        # A bias of -inf masks its class exactly.
+        error = torch.where(raw == -torch.inf, 0.0, torch.where(total < LARGEST_FP32, error + U * total, torch.inf))
+    if stream.problem.softcap is None:
+        return LogitError(error, error)
+    softcap = stream.problem.softcap
+    y, moved = raw.abs() / softcap, error / softcap
+    slope = cap_slope((y - moved).clamp(min=0))
+    capped = torch.where(error == 0, 0.0, torch.where(slope == 0, 0.0, error * slope)).clamp(max=2 * softcap)
+    return LogitError(error, capped + SOFTCAP_ROUNDINGS * U * (logits.abs() + capped))

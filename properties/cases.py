@@ -201,14 +201,17 @@ def judge(case: Case, outcome: Outcome | None = None, *, problem: Problem | None
 
 
 def worst_ratio(got: Tensor, want: Tensor, bound: Tensor) -> float:
-    """max |got - want| / bound. A bound of 0 admits 0; where the truth is not finite, only its like will do."""
+    """max |got - want| / bound. A bound of 0 admits 0, one of inf (possible overflow) anything, one of NaN nothing.
+
+    Where the truth is not finite, only its like will do.
+    """
     got, want, bound = (x.double().reshape(-1) for x in (got, want, bound))
     if not len(want):
         return 0.0
     finite = want.isfinite()
     alike = torch.where(want.isnan(), got.isnan(), got == want)
     error = (got - want).abs()
-    ratio = torch.where(error == 0, 0.0, error / bound).nan_to_num(nan=torch.inf)
+    ratio = torch.where((error == 0) | (bound == torch.inf), 0.0, error / bound).nan_to_num(nan=torch.inf)
     return float(torch.where(finite, ratio, torch.where(alike, 0.0, torch.inf)).max())
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -45,8 +44,8 @@ class Problem:
             raise ValueError(f"a target is neither in [0, {v}) nor ignore_index={self.ignore_index}")
         if self.bias is not None and self.bias.shape != (v,):
             raise ValueError(f"bias has shape {tuple(self.bias.shape)}, expected ({v},)")
-        if self.softcap is not None and not 0 < self.softcap < math.inf:
-            raise ValueError(f"softcap={self.softcap} must be a positive, finite number, or None for no cap")
+        if self.softcap is not None and not 2.0**-126 <= self.softcap < 2.0**128:
+            raise ValueError(f"softcap={self.softcap} must be a positive, finite number (normal in fp32), or None")
         if self.grad_loss is not None:
             expected = (n,) if self.reduction == "none" else ()
             if self.grad_loss.shape != expected:
