@@ -215,11 +215,9 @@ class _GradientBudget:
         exponent = (shifted + self.log_s).abs()
         logit = logit_error(stream, part.columns, part.raw, part.logits, self.tiles, self.fmt)
         moved = logit.capped + error.lse_from_logits + error.log_sum + U * (shifted + exponent)
-        # Both the computed and the true one lie in [0, 1], but for the rounding of the lse.
-        dp = (
-            _moved_softmax(part, rows.maximum + self.log_s, moved + U * exp_roundings(exponent)).clamp(max=2.0)
-            + EXP_UNDERFLOW
-        )
+        # Not capped at 1: a logit of 1e9 recomputed in other tiles may lie far above the maximum that forward found.
+        lse = rows.maximum + self.log_s
+        dp = _moved_softmax(part, lse, moved + U * exp_roundings(exponent)) + EXP_UNDERFLOW
         onehot = (part.columns == stream.targets).double()
         coefficient = (part.softmax - onehot).abs() * stream.d_loss.abs() + part.softmax * stream.d_lse.abs()
         # upstream divided by N and cast (2), p - q, two products, a sum
@@ -231,7 +229,7 @@ class _GradientBudget:
             change = torch.where(away < 0.5, 2 * slope * away, slope)
             rounded = torch.where(slope == 0, 0.0, slope * U * (8 + 2 * exp_roundings(2 * y)))
             dg = slope * dg + (coefficient + dg) * (rounded + change) + EXP_UNDERFLOW * self.size
-        return torch.where(stream.valid, dg, 0.0)
+        return torch.where(stream.valid, dg.clamp(max=1e300), 0.0)  # an infinity times a 0 of E or C would be NaN
 
     def _live_tiles(self, g: Tensor, dg: Tensor) -> tuple[Tensor, Tensor]:
         """(row blocks, vocabulary tiles) bool: tiles surely live, and tiles that may be."""

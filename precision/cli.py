@@ -117,6 +117,7 @@ def report(
     path = out / "report.json"
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     try:
+        out.mkdir(parents=True, exist_ok=True)  # fails now, not after the work
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task(f"head: {head}")
             found = heads.resolve(

@@ -78,16 +78,34 @@ def test_report_measures_the_bias_gradient(tmp_path: Path) -> None:
         (("--head", "gaussian", "--text", "README.md"), "a text is for the real head"),
         (("--head", "planted:gemma-web", "--hidden", "8"), "at least 64"),
         (("--dtype", "bf8"), "bfloat16"),
+        (("--variant", "cce,[/x]"), "[/x]"),
+        (("--variant", "cce,eps=0^-1"), "not a threshold"),
+        (("--variant", "cce,eps=1,eps=2"), "set twice"),
         (("--head", "gaussian", "--vocabulary", "9", "--softcap", "0"), "positive, finite"),
         (("--tokens", "0"), "--tokens"),
     ],
 )
 def test_what_is_wrong_is_said(arguments: Sequence[str], says: str, tmp_path: Path) -> None:
-    done = ccelab("report", "--tokens", "4", *arguments, "--out", str(tmp_path))
+    done = ccelab("report", "--tokens", "4", *arguments, "--out", str(tmp_path / "out"))
     assert done.exit_code == 2
     assert says in " ".join(done.output.replace("│", " ").split())
     assert "Traceback" not in done.output
-    assert not list(tmp_path.iterdir())
+    assert not list((tmp_path / "out").rglob("*"))
+
+
+def test_a_folder_that_cannot_be_made_is_said_first(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = ccelab("report", *GAUSSIAN, "--out", str(tmp_path / "file"))
+    assert done.exit_code == 2
+    assert "File exists" in done.output
+
+
+def test_a_text_that_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "text").write_bytes(b"\xff\xfe\x00")
+    for text, says in ((tmp_path / "text", "is not UTF-8"), (tmp_path, "Is a directory")):
+        done = ccelab("report", "--text", str(text), "--out", str(tmp_path / "out"))
+        assert done.exit_code == 2
+        assert says in " ".join(done.output.split())
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

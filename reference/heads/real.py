@@ -67,7 +67,12 @@ def real(
 def _read(text: Path | str | None) -> tuple[bytes, str]:
     """The text, and what to call it."""
     if text is not None:
-        return Path(text).read_bytes(), Path(text).name
+        content = Path(text).read_bytes()
+        try:
+            content.decode()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{text} is not UTF-8 text: {error}") from None
+        return content, Path(text).name
     from pydoc_data.topics import topics
 
     content = "\n\n".join(topics[name] for name in sorted(topics))
