@@ -67,12 +67,12 @@ def real(
 def _read(text: Path | str | None) -> tuple[bytes, str]:
     """The text, and what to call it."""
     if text is not None:
-        content = Path(text).read_bytes()
+        given = Path(text).read_bytes()
         try:
-            content.decode()
+            given.decode()
         except UnicodeDecodeError as error:
             raise ValueError(f"{text} is not UTF-8 text: {error}") from None
-        return content, Path(text).name
+        return given, Path(text).name
     from pydoc_data.topics import topics
 
     content = "\n\n".join(topics[name] for name in sorted(topics))
