@@ -1,12 +1,18 @@
 """The pytest side of ccelab, registered as an entry point: loaded in every pytest run where ccelab is installed.
 
 Hence nothing here imports torch, Triton or ccelab's own packages at module level, and nothing changes how the tests
-of other projects run. Hypothesis profiles are registered only; ``--hypothesis-profile NAME`` chooses one.
+of other projects run: options are added only to runs that concern ccelab, since other projects have a ``--device`` of
+their own. Hypothesis profiles are registered only; ``--hypothesis-profile NAME`` chooses one.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -24,6 +30,50 @@ PROFILES: dict[str, dict[str, object]] = {
     "exhaustive": {"max_examples": 5000, "deadline": None},
 }
 
+OPTIONS: dict[str, dict[str, object]] = {
+    "--variant": {
+        "action": "append",
+        "metavar": "NAME",
+        "help": "judge this variant: a preset, a flag string, all (presets) or every (all combinations); repeatable",
+    },
+    "--subject": {
+        "default": "ours",
+        "metavar": "NAME",
+        "help": "who is judged: ours, torch, torch-compile, torch-native, or package.module:function",
+    },
+    "--device": {"choices": ("auto", "cpu", "cuda"), "default": "auto", "help": "auto takes a GPU where there is one"},
+    "--dtype": {
+        "action": "append",
+        "choices": ("bfloat16", "float16", "float32"),
+        "help": "judge in this dtype alone; repeatable",
+    },
+    "--replay": {"metavar": "FILE", "type": Path, "help": "judge the one example that a failure saved"},
+    "--law-report": {"metavar": "FILE", "type": Path, "help": "write the summary of the laws as JSON"},
+}
+FAILURES = Path(".ccelab/failures")
+
+
+def concerns_ccelab() -> bool:
+    """Whether this run is one of ccelab's: by its arguments, or because it starts in its checkout."""
+    words = sys.argv[1:]
+    return (
+        any("ccelab" in word for word in words)
+        or any(word.partition("=")[0] in ("--variant", "--subject") for word in words)
+        or (Path("properties/law.py").is_file() and Path("kernels/variant.py").is_file())
+    )
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    if concerns_ccelab():
+        group = parser.getgroup("ccelab", "laws of the linear cross-entropy")
+        for name, how in OPTIONS.items():
+            group.addoption(name, **how)
+
+
+def option(config: pytest.Config, name: str) -> object:
+    """The value of one of `OPTIONS`. Workers of xdist get values without the options themselves."""
+    return getattr(config.option, name.lstrip("-").replace("-", "_"), OPTIONS[name].get("default"))
+
 
 @pytest.hookimpl(tryfirst=True)  # before hypothesis' own pytest_configure looks the profile up
 def pytest_configure(config: pytest.Config) -> None:
@@ -31,6 +81,15 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", f"{name}: {meaning}")
     if importlib.util.find_spec("hypothesis") is not None:
         register_profiles()
+    if concerns_ccelab():
+        # Prepending a test's folder to the path would let our `kernels` shadow Hugging Face's.
+        config.option.importmode = "importlib"
+    if dtypes := option(config, "--dtype"):
+        os.environ["CCELAB_DTYPES"] = ",".join(dtypes)  # type: ignore[arg-type]  # for the workers of xdist too
+    if option(config, "--device") == "cpu":  # before anything imports torch or Triton
+        os.environ.update(CUDA_VISIBLE_DEVICES="", TRITON_INTERPRET="1")
+    if option(config, "--device") == "cuda" and (reason := why_no_gpu()):
+        raise pytest.UsageError(f"--device cuda: {reason}")
 
 
 def register_profiles() -> None:
@@ -55,3 +114,66 @@ def why_no_gpu() -> str | None:
     if torch.version.cuda is None:
         return f"needs a CUDA device, and torch {torch.__version__} is built without CUDA"
     return f"needs a CUDA device, and torch {torch.__version__} (CUDA {torch.version.cuda}) finds none"
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    law = getattr(metafunc.function, "law", None)
+    if law is not None:
+        from .suite import benches
+
+        try:
+            parameters = benches(law, metafunc.config, FAILURES)
+        except ValueError as error:
+            raise pytest.UsageError(str(error)) from None
+        metafunc.parametrize("bench", parameters)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """What a law's bench saw travels with the test's report, also from a worker of xdist."""
+    try:
+        yield
+    finally:
+        bench = getattr(item, "callspec", None) and item.callspec.params.get("bench")  # type: ignore[attr-defined]
+        if bench is not None:
+            item.user_properties.append(
+                ("seen", {"examples": bench.examples, "closest": bench.closest, "tiles": bench.tiles})
+            )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        law = getattr(getattr(item, "function", None), "law", None)
+        if law is not None:
+            bench = item.callspec.params["bench"]  # type: ignore[attr-defined]
+            item.user_properties.append(("law", {"name": law.name, "variant": str(bench.variant)}))
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    if not concerns_ccelab():
+        return []
+    from .suite import header
+
+    return header(config)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = [r for state in ("passed", "failed", "skipped") for r in terminalreporter.stats.get(state, [])]
+    if not any(dict(report.user_properties).get("law") for report in reports):
+        return
+    from .suite import summary, tally
+
+    rows = tally(reports)
+    terminalreporter.section("laws")
+    for line in summary(rows):
+        terminalreporter.write_line(line)
+    path = option(terminalreporter.config, "--law-report")
+    if isinstance(path, Path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"header": header_of(terminalreporter.config), "laws": rows}, indent=1) + "\n")
+
+
+def header_of(config: pytest.Config) -> list[str]:
+    from .suite import header
+
+    return header(config)

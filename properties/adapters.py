@@ -1,0 +1,85 @@
+"""torch's own ways to a linear cross-entropy, as subjects: `--subject torch`, `torch-compile` and `torch-native`.
+
+Each takes what torch takes and promises nothing beyond; options that it lacks are not among its parameters.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def promising(*promises: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Attaches promises to a subject (see `promises`)."""
+
+    def attach(function: Callable[..., Any]) -> Callable[..., Any]:
+        function.promises = frozenset(promises)  # type: ignore[attr-defined]
+        return function
+
+    return attach
+
+
+@promising("bias", "float16", "float32")
+def eager(
+    input: Tensor,
+    linear_weight: Tensor,
+    target: Tensor,
+    *,
+    linear_bias: Tensor | None = None,
+    reduction: str = "mean",
+    ignore_index: int = -100,
+) -> Tensor:
+    """F.linear and F.cross_entropy over fp32 logits: the products' result is in the storage dtype."""
+    bias = None if linear_bias is None else linear_bias.to(input.dtype)
+    logits = F.linear(input, linear_weight, bias).float()
+    return F.cross_entropy(logits, target.long(), reduction=reduction, ignore_index=ignore_index)
+
+
+@functools.cache
+def _compiled() -> Callable[..., Tensor]:
+    return torch.compile(eager)
+
+
+@promising("bias", "float16", "float32")
+def compiled(
+    input: Tensor,
+    linear_weight: Tensor,
+    target: Tensor,
+    *,
+    linear_bias: Tensor | None = None,
+    reduction: str = "mean",
+    ignore_index: int = -100,
+) -> Tensor:
+    """`eager` under torch.compile."""
+    return _compiled()(
+        input, linear_weight, target, linear_bias=linear_bias, reduction=reduction, ignore_index=ignore_index
+    )
+
+
+@promising("bias", "float16", "float32")
+def native(
+    input: Tensor,
+    linear_weight: Tensor,
+    target: Tensor,
+    *,
+    linear_bias: Tensor | None = None,
+    reduction: str = "mean",
+    ignore_index: int = -100,
+) -> Tensor:
+    """torch.nn.functional.linear_cross_entropy, from torch 2.13 on.
+
+    Raises:
+        RuntimeError: this torch does not have it.
+    """
+    function = getattr(F, "linear_cross_entropy", None)
+    if function is None:
+        raise RuntimeError(f"torch {torch.__version__} has no linear_cross_entropy; it came with 2.13")
+    loss: Tensor = function(
+        input, linear_weight, target.long(), linear_bias=linear_bias, reduction=reduction, ignore_index=ignore_index
+    )
+    return loss.float()

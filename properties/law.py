@@ -1,0 +1,266 @@
+"""`law`: makes a pytest test of a statement about one problem, and `Trial`: what the statement may do with it."""
+
+from __future__ import annotations
+
+import functools
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from hypothesis import HealthCheck, Phase, assume, event, given, settings, target
+from hypothesis import strategies as st
+from torch import Tensor
+
+from ccelab.kernels import Schedule, Variant, default_schedule
+
+from .cases import SMALL, Case, Outcome, Verdict, judge, run
+from .spec import DTYPE, Spec
+from .strategies import specs
+from .subject import Subject, accepted
+
+LAW_SHARE = 0.2
+"""Of a profile's examples: one of a law takes half a second in the interpreter, and there are many laws."""
+
+Applies = Callable[[Variant], str | None]
+"""Why a law does not apply to a variant, or None."""
+
+
+@dataclass(frozen=True)
+class Law:
+    """A statement and where it holds."""
+
+    statement: Callable[[Trial], None]
+    variants: tuple[str, ...]  # judged where none is chosen: the fewest that cover what the law depends on
+    when: Applies
+    needs: frozenset[str]  # promises
+    is_empty: bool  # whether no dtype is left to draw
+
+    @property
+    def name(self) -> str:
+        return self.statement.__name__.removeprefix("test_")
+
+    def refusal(self, subject: Subject, variant: Variant) -> str | None:
+        """Why the law is not applicable, or None."""
+        if self.is_empty:
+            return "it is not about the chosen dtypes"
+        if missing := sorted(self.needs - subject.promises):
+            return f"{subject.name} does not promise {', '.join(missing)}"
+        return self.when(variant)
+
+
+@dataclass
+class Bench:
+    """One law on one variant of one subject, and what was seen."""
+
+    subject: Subject
+    variant: Variant
+    failures: Path
+    replay: Spec | None = None
+    examples: int = 0
+    closest: float = 0.0
+    tiles: dict[str, int] = field(default_factory=lambda: {"kept": 0, "skipped": 0})
+
+    def __repr__(self) -> str:
+        return f"{self.subject.name}, {self.variant}"
+
+
+@dataclass
+class Trial:
+    """One example: the spec, and the subject's answers on it and on problems derived from it."""
+
+    bench: Bench
+    spec: Spec
+    largest: float = 0.0  # error over budget
+
+    @property
+    def variant(self) -> Variant:
+        return self.bench.variant
+
+    @property
+    def is_filtered(self) -> bool:
+        return self.variant.filter_e or self.variant.filter_c
+
+    @functools.cached_property
+    def case(self) -> Case:
+        return self.made(self.spec)
+
+    def made(self, spec: Spec, variant: Variant | str | None = None) -> Case:
+        """The call of a spec under the schedule that the subject takes."""
+        chosen = self.bench.variant if variant is None else Variant.of(variant)
+        return spec.case(chosen, self.schedule(spec))
+
+    def schedule(self, spec: Spec) -> Schedule:
+        if "schedule" in self.bench.subject.promises:
+            return SMALL
+        return default_schedule(DTYPE[spec.dtype], spec.n, spec.d)
+
+    def pick(self, low: int, high: int) -> int:
+        """A number in low..high that the spec's seed decides."""
+        return low + (self.spec.seed * 2654435761 >> 8) % (high - low + 1)
+
+    @functools.cached_property
+    def outcome(self) -> Outcome:
+        return self.run(self.case)
+
+    def run(self, case: Case) -> Outcome:
+        """The subject's answers. Tiles kept and skipped are counted for the law's report."""
+        outcome = run(case, accepted(self.bench.subject))
+        kept, skipped = outcome.stats.tiles_kept_e, outcome.stats.tiles_skipped_e
+        self.bench.tiles["kept"] += kept or 0
+        self.bench.tiles["skipped"] += skipped or 0
+        if kept and skipped:
+            event("tiles kept and skipped")
+        return outcome
+
+    def judge(self, case: Case | None = None, outcome: Outcome | None = None) -> Verdict:
+        """Every output within its budget."""
+        case = self.case if case is None else case
+        outcome = self.run(case) if outcome is None else outcome
+        budgeted = case if self.bench.subject.budget is None else replace(case, variant=self.bench.subject.budget)
+        verdict = judge(budgeted, outcome)
+        for name, ratio in verdict.ratios.items():
+            want, bound = getattr(verdict.truth, name), getattr(verdict.budget.bound, name)
+            self._approach(ratio, functools.partial(self._worst, name, outcome[name], want, bound))
+        return verdict
+
+    def bounded(self, what: str, got: Tensor, want: Tensor, bound: Tensor) -> None:
+        """|got - want| <= bound, elementwise."""
+        error = (got.double() - want.double()).abs()
+        ratio = torch.where((error == 0) | (bound == torch.inf), 0.0, error / bound.double()).nan_to_num(nan=torch.inf)
+        largest = float(ratio.max()) if ratio.numel() else 0.0
+        self._approach(largest, lambda: self._worst(what, got, want.double(), bound.double()))
+
+    def same(self, one: Outcome | Tensor, other: Outcome | Tensor, *names: str) -> None:
+        """Bit for bit the same numbers (NaN as NaN, -0 as 0); for outcomes, all outputs or the named ones."""
+        if isinstance(one, Tensor) or isinstance(other, Tensor):
+            assert isinstance(one, Tensor)
+            assert isinstance(other, Tensor)
+            self._same(names[0] if names else "output", one, other)
+            return
+        for name in names or one.outputs:
+            if name in one.outputs:
+                self._same(name, one[name], other[name])
+
+    def _same(self, name: str, one: Tensor, other: Tensor) -> None:
+        assert one.shape == other.shape, f"{name}: shape {tuple(one.shape)} and {tuple(other.shape)}"
+        alike = (one == other) | (one.isnan() & other.isnan())
+        if not bool(alike.all()):
+            place = tuple(int(i) for i in (~alike).nonzero()[0])
+            raise AssertionError(
+                f"{name} differs in {int((~alike).sum())} of {alike.numel()} elements; first at {place}: "
+                f"{_hex(one[place])} and {_hex(other[place])}"
+            )
+
+    def _approach(self, ratio: float, explain: Callable[[], str]) -> None:
+        self.bench.closest = max(self.bench.closest, ratio)
+        self.largest = max(self.largest, ratio)
+        assert ratio <= 1, explain()
+
+    def _worst(self, name: str, got: Tensor, want: Tensor, bound: Tensor) -> str:
+        got, want, bound = (x.reshape(want.shape) for x in (got, want, bound))
+        error = (got.double() - want).abs()
+        ratio = torch.where(error == 0, 0.0, error / bound).nan_to_num(nan=torch.inf)
+        unlike = want.isnan() != got.isnan()
+        place = torch.unravel_index(torch.where(unlike, torch.inf, ratio).argmax(), want.shape) if want.ndim else ()
+        at = tuple(int(i) for i in place)
+        return (
+            f"{name}{list(at)} is {_hex(got[at])}, the truth is {float(want[at])!r}: off by {float(error[at]):.3e}, "
+            f"allowed {float(bound[at]):.3e}; {int((ratio > 1).sum())} of {ratio.numel()} elements are over"
+        )
+
+
+def _hex(x: Tensor) -> str:
+    bits = x.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()]).item()
+    width = 2 * x.element_size()
+    return f"{float(x)!r} (0x{bits & (16**width - 1):0{width}x})"
+
+
+def supported(subject: Subject, spec: Spec) -> bool:
+    """Whether the subject takes the spec's options at all."""
+    wants = {
+        "bias": spec.bias is not None,
+        "softcap": spec.softcap is not None,
+        "lse": spec.lse,
+        "float16": spec.dtype == "float16",
+        "float32": spec.dtype == "float32",
+    }
+    return all(name in subject.promises for name, wanted in wants.items() if wanted)
+
+
+def always(variant: Variant) -> str | None:
+    return None
+
+
+def unfiltered(variant: Variant) -> str | None:
+    return "its gradients are filtered" if variant.filter_e or variant.filter_c else None
+
+
+def unsorted(variant: Variant) -> str | None:
+    return "its vocabulary is sorted" if variant.order != "none" else None
+
+
+def filtered(variant: Variant) -> str | None:
+    return None if variant.filter_e and variant.filter_c else "it does not filter both gradients"
+
+
+def both(*conditions: Applies) -> Applies:
+    """The first refusal of several."""
+    return lambda variant: next((reason for c in conditions if (reason := c(variant))), None)
+
+
+def law(
+    *variants: str,
+    when: Applies = always,
+    needs: Sequence[str] = (),
+    draw: st.SearchStrategy[Spec] | None = None,
+    examples: float = 1.0,
+) -> Callable[[Callable[[Trial], None]], Any]:
+    """Makes a test of a statement. `examples` scales the profile's number of them, for costly or for simple laws."""
+
+    def make(statement: Callable[[Trial], None]) -> Any:
+        @functools.wraps(statement)
+        def test(bench: Bench, spec: Spec) -> None:
+            if bench.replay is not None:
+                if bench.examples:
+                    return
+                spec = bench.replay
+            assume(supported(bench.subject, spec))
+            bench.examples += 1
+            trial = Trial(bench, spec)
+            try:
+                statement(trial)
+                target(min(trial.largest, 2.0), label="error over budget")
+            except AssertionError as error:
+                _keep(bench, spec, statement, error)
+                raise
+
+        del test.__wrapped__  # its signature is not the statement's
+        strategy = specs() if draw is None else draw
+        drawn = given(spec=strategy)(test)
+        chosen = settings(
+            max_examples=max(1, round(settings().max_examples * LAW_SHARE * examples)),
+            suppress_health_check=[*HealthCheck],
+            phases=[*(phase for phase in Phase if phase is not Phase.explain)],  # it traces every line of Triton
+            deadline=None,
+        )(drawn)
+        marked: Any = chosen
+        marked.law = Law(statement, variants, when, frozenset(needs), strategy.is_empty)
+        return marked
+
+    return make
+
+
+def _keep(bench: Bench, spec: Spec, statement: Callable[..., None], error: Exception) -> None:
+    """Saves the example and says how to come back to it. The last one kept is the smallest that was found."""
+    law_name = statement.__name__
+    path = bench.failures / f"{law_name.removeprefix('test_')}-{zlib.crc32(str(bench.variant).encode()):08x}.json"
+    spec.save(path)
+    subject = "" if bench.subject.name == "ours" else f" --subject {bench.subject.name}"
+    summary = (statement.__doc__ or "").strip().partition("\n")[0]
+    error.add_note(
+        f"law: {summary}\non: {bench.subject.name}, {bench.variant}, {spec}\n"
+        f"again: pytest --pyargs ccelab.properties -k {law_name} --variant '{bench.variant}'{subject} --replay {path}"
+    )

@@ -1,0 +1,23 @@
+"""What a subject may promise beyond being right: laws that need one of these skip a subject that does not make it.
+
+A subject makes promises with an attribute ``promises``, a set of these names, and says with ``budget`` whose error
+bounds it wants to be held to (a `Variant`, or a flag string).
+"""
+
+from __future__ import annotations
+
+PROMISES = {
+    "bit-exact": "equal problems give equal bits: exact scaling, permuted tokens and added zeros change nothing",
+    "filter": "gradients are filtered as ARCHITECTURE.md says, and `stats` counts tiles",
+    "accumulator": "gradient sums follow the scheme that the variant names",
+    "schedule": "takes `schedule`, so that a small problem has many tiles",
+    "fused-target": "the target's logit is one of those in the sum: the loss is never negative",
+    "checks-targets": "a target outside the vocabulary is an error",
+    "ignored-is-zero": "loss and lse are 0 at ignored rows, and a mean over nothing is 0",
+    "lse": "returns the lse, differentiable, with return_lse=True",
+    "bias": "takes linear_bias",
+    "softcap": "takes softcap",
+    "float16": "takes fp16",
+    "float32": "takes fp32",
+}
+OURS = frozenset(PROMISES)

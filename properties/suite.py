@@ -1,0 +1,97 @@
+"""The suite as pytest sees it: which law is tried on which variants, and what came of it."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ccelab.kernels import PRESETS, Variant, backend, every
+
+from . import plugin
+from .cases import DEVICE, SMALL
+from .law import Bench, Law
+from .spec import Spec
+from .subject import Subject, load
+
+
+def benches(law: Law, config: pytest.Config, failures: Path) -> list[Any]:
+    """The parameters of a law's test: a bench per variant, skipped with the reason where the law does not apply.
+
+    Raises:
+        ValueError: an option names a variant or a subject that does not exist.
+    """
+    subject = load(str(plugin.option(config, "--subject")))
+    replay = plugin.option(config, "--replay")
+    spec = Spec.load(replay) if isinstance(replay, Path) else None
+    parameters = []
+    for variant in chosen(law, config, subject):
+        bench = Bench(subject, variant, failures, spec)
+        reason = law.refusal(subject, variant)
+        marks = [pytest.mark.skip(reason=f"not applicable: {reason}")] if reason else []
+        parameters.append(pytest.param(bench, id=str(variant), marks=marks))
+    return parameters
+
+
+def chosen(law: Law, config: pytest.Config, subject: Subject) -> list[Variant]:
+    """The variants asked for; else the law's own; a subject with one budget is one variant."""
+    names = plugin.option(config, "--variant")
+    if not names:
+        return [subject.budget] if subject.budget is not None else [Variant.parse(name) for name in law.variants]
+    found: dict[Variant, None] = {}
+    for name in names:  # type: ignore[attr-defined]
+        several = {"all": list(PRESETS.values()), "every": every()}
+        found.update(dict.fromkeys(several[name] if name in several else [Variant.parse(name)]))
+    return list(found)
+
+
+def header(config: pytest.Config) -> list[str]:
+    """What is judged, and by which versions on what."""
+    names = plugin.option(config, "--variant")
+    variants = ", ".join(map(str, names)) if names else "those that each law needs"  # type: ignore[call-overload]
+    machine = f"torch {torch.__version__}, Python {platform.python_version()}"
+    return [
+        f"ccelab: subject {plugin.option(config, '--subject')}; variants: {variants}",
+        f"ccelab: {backend.describe(torch.device(DEVICE))}, {machine}",
+        f"ccelab: schedule {SMALL}",
+    ]
+
+
+def tally(reports: Iterable[pytest.TestReport]) -> list[dict[str, Any]]:
+    """One row per law and variant: outcome, reason, examples, closest approach to the budget, tiles."""
+    rows = []
+    for report in reports:
+        properties = dict(report.user_properties)
+        law: Any = properties.get("law")
+        if law is None or (report.passed and report.when != "call"):
+            continue
+        seen: Any = properties.get("seen", {"examples": 0, "closest": 0.0, "tiles": {}})
+        outcome = {"passed": "pass", "failed": "fail", "skipped": "not applicable"}[report.outcome]
+        reason = ""
+        if report.skipped and isinstance(report.longrepr, tuple):
+            reason = report.longrepr[2].removeprefix("Skipped: ").removeprefix("not applicable: ")
+        rows.append({**law, "outcome": outcome, "reason": reason, **seen})
+    return sorted(rows, key=lambda row: (row["name"], row["variant"]))
+
+
+def summary(rows: list[dict[str, Any]]) -> list[str]:
+    """A line per law, then the reasons of what did not apply."""
+    width = max(len(row["name"]) for row in rows)
+    lines = [f"{'law':{width}}  pass fail  n/a  examples  closest to budget"]
+    for name in dict.fromkeys(row["name"] for row in rows):
+        mine = [row for row in rows if row["name"] == name]
+        counts = [sum(row["outcome"] == outcome for row in mine) for outcome in ("pass", "fail", "not applicable")]
+        closest = max(mine, key=lambda row: float(row["closest"]))
+        near = f"{closest['closest']:.2f} ({closest['variant']})" if closest["closest"] else ""
+        examples = sum(row["examples"] for row in mine)
+        lines.append(f"{name:{width}}  {counts[0]:4d} {counts[1]:4d} {counts[2]:4d}  {examples:8d}  {near}".rstrip())
+    for reason in dict.fromkeys(row["reason"] for row in rows if row["reason"]):
+        count = sum(row["reason"] == reason for row in rows)
+        lines.append(f"not applicable {count} times: {reason}")
+    total = sum(row["examples"] for row in rows)
+    lines.append(f"{len({row['name'] for row in rows})} laws, {total} examples")
+    return lines

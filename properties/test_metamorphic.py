@@ -1,0 +1,414 @@
+"""Laws without an oracle and without a tolerance: equal problems give equal bits, under one schedule."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from hypothesis import assume
+
+from .cases import Case
+from .law import Trial, both, law, unfiltered, unsorted
+from .strategies import specs
+
+EXACT = ["bit-exact", "schedule"]
+# Far from overflow and from subnormal numbers, where scaling would round.
+SAFE = ("gaussian", "peaked", "zipf", "duplicates", "powers", "integers", "coherent", "confident")
+WIDE = ("bfloat16", "float32")  # fp16 has too few exponents for scaling to stay exact
+
+
+def scaled(x: torch.Tensor, k: int) -> torch.Tensor:
+    return torch.ldexp(x, torch.tensor(k, device=x.device))
+
+
+@law(
+    "cce",
+    "cce-no-filter",
+    "cce-kahan",
+    "cce-exact,accumulate=hilo",
+    "cce-exact",
+    needs=EXACT,
+    draw=specs(families=SAFE, dtypes=WIDE),
+)
+def test_powers_of_two_move_between_e_and_c(trial: Trial) -> None:
+    """(E 2^k, C 2^-k) has the loss and lse of (E, C), dE 2^-k and dC 2^k: rounding commutes with powers of two."""
+    k = trial.pick(-8, 8)
+    case = trial.case
+    other = trial.run(replace(case, input=scaled(case.input, k), linear_weight=scaled(case.linear_weight, -k)))
+    one = trial.outcome
+    trial.same(one, other, "reduced", "loss", "lse", "d_bias")
+    assume(not _tiny(one["d_embeddings"]) and not _tiny(one["d_classifier"]))
+    trial.same(scaled(one["d_embeddings"], -k), other["d_embeddings"], "dE")
+    trial.same(scaled(one["d_classifier"], k), other["d_classifier"], "dC")
+
+
+def _tiny(x: torch.Tensor) -> bool:
+    """Whether entries are so small that a power of two might make them subnormal."""
+    return bool(((x != 0) & (x.abs() < torch.finfo(x.dtype).smallest_normal * 2.0**60)).any())
+
+
+@law("cce", "cce-no-filter", "cce-kahan", "cce-exact", needs=EXACT, draw=specs())
+def test_signs_of_e_and_c_cancel(trial: Trial) -> None:
+    """(-E, -C) has the same loss and lse, and -dE, -dC: rounding to nearest and truncation are both odd."""
+    case = trial.case
+    one, other = trial.outcome, trial.run(replace(case, input=-case.input, linear_weight=-case.linear_weight))
+    trial.same(one, other, "reduced", "loss", "lse", "d_bias")
+    trial.same(-one["d_embeddings"], other["d_embeddings"], "dE")
+    trial.same(-one["d_classifier"], other["d_classifier"], "dC")
+
+
+@law("cce", "cce-kahan", "cce-exact", needs=EXACT, draw=specs())
+def test_columns_of_zeros_change_nothing(trial: Trial) -> None:
+    """Zero columns appended to E and C leave every output as it was, and get gradients that are exactly 0.
+
+    The sums over D are those of the same blocks while the zeros stay within the last block of the columns.
+    """
+    case = trial.case
+    more = -trial.spec.d % case.schedule.forward.block_d
+    assume(more > 0 and trial.spec.d % case.schedule.backward.block_d + more <= case.schedule.backward.block_d)
+    pad = (0, more)
+    wide = replace(
+        case,
+        input=torch.nn.functional.pad(case.input, pad),
+        linear_weight=torch.nn.functional.pad(case.linear_weight, pad),
+    )
+    one, other = trial.outcome, trial.run(wide)
+    trial.same(one, other, "reduced", "loss", "lse", "d_bias")
+    for name in ("d_embeddings", "d_classifier"):
+        trial.same(one[name], other[name][:, : trial.spec.d], name)
+        assert not bool(other[name][:, trial.spec.d :].any()), f"{name} of a zero column is not 0"
+
+
+@law(
+    "cce",
+    "cce-kahan",
+    "cce-exact,accumulate=hilo",
+    "cce-exact",
+    needs=EXACT,
+    draw=specs(families=SAFE, dtypes=WIDE, lse=False),
+)
+def test_upstream_powers_of_two_scale_gradients(trial: Trial) -> None:
+    """An upstream gradient times 2^k gives gradients times 2^k: the filter and the casts see the row's own scale.
+
+    Source: N8 (1/N applied before an fp16 cast), N32 (a filter blind to the upstream gradient).
+    """
+    case, k = trial.case, trial.pick(-10, 10)
+    assert case.grad_loss is not None
+    one, other = trial.outcome, trial.run(replace(case, grad_loss=scaled(case.grad_loss, k)))
+    for name in ("d_embeddings", "d_classifier", "d_bias"):
+        if name in one.outputs:
+            assume(not _tiny(one[name]))
+            trial.same(scaled(one[name], k), other[name], name)
+
+
+@law("cce", "cce-no-filter", "cce-kahan", "cce-exact", draw=specs(upstream="zero", lse=False))
+def test_no_upstream_gradient_gives_none(trial: Trial) -> None:
+    """An upstream gradient of 0 gives gradients that are exactly 0.
+
+    Source: Liger #968 (upstream gradients ignored).
+    """
+    for name in ("d_embeddings", "d_classifier", "d_bias"):
+        assert name not in trial.outcome.outputs or not bool(trial.outcome[name].any()), f"{name} is not 0"
+
+
+@law(
+    "cce-no-filter",
+    "cce-kahan,order=none",
+    "cce-exact",
+    needs=EXACT,
+    when=unsorted,
+    draw=specs(reduction="none", least=(2, 1, 1)),
+)
+def test_tokens_do_not_see_each_other(trial: Trial) -> None:
+    """Tokens in another order have their losses, lse and, unfiltered, dE in that order.
+
+    Source: rows are independent; a tile of the filter is not.
+    """
+    case = trial.case
+    order = torch.randperm(trial.spec.n, generator=torch.Generator().manual_seed(trial.spec.seed)).to(
+        case.target.device
+    )
+    one, other = trial.outcome, trial.run(_rows(case, order))
+    for name in ("loss", "lse", *(() if trial.variant.filter_e else ("d_embeddings",))):
+        if name in one.outputs:
+            trial.same(one[name][order], other[name], name)
+
+
+def _rows(case: Case, rows: torch.Tensor | slice) -> Case:
+    """The case of some of its rows, unreduced."""
+    assert case.grad_loss is not None
+    assert case.reduction == "none"
+    return replace(
+        case,
+        input=case.input[rows],
+        target=case.target[rows],
+        grad_loss=case.grad_loss[rows],
+        grad_lse=None if case.grad_lse is None else case.grad_lse[rows],
+    )
+
+
+@law("cce-no-filter", "cce-exact", needs=EXACT, when=unsorted, draw=specs(reduction="none", least=(2, 1, 1)))
+def test_a_part_of_the_batch_is_as_it_was(trial: Trial) -> None:
+    """The first rows alone have the losses, lse and, unfiltered, dE that they have in the batch."""
+    rows = slice(0, max(1, trial.spec.n // 2))
+    one, other = trial.outcome, trial.run(_rows(trial.case, rows))
+    for name in ("loss", "lse", *(() if trial.variant.filter_e else ("d_embeddings",))):
+        if name in one.outputs:
+            trial.same(one[name][rows], other[name], name)
+
+
+@law("cce-no-filter", "cce-exact", needs=EXACT, when=unsorted, draw=specs(reduction="none", ignored=5, least=(2, 1, 1)))
+def test_ignored_is_removed(trial: Trial) -> None:
+    """Rows that are ignored or removed: the others' losses, lse and, unfiltered, dE are the same.
+
+    Source: definition of ignore_index.
+    """
+    case = trial.case
+    kept = case.target != case.ignore_index
+    assume(bool(kept.any()))
+    one, other = trial.outcome, trial.run(_rows(case, kept))
+    for name in ("loss", "lse", *(() if trial.variant.filter_e else ("d_embeddings",))):
+        if name in one.outputs:
+            trial.same(one[name][kept], other[name], name)
+
+
+@law("cce", "cce-exact", needs=["ignored-is-zero"], draw=specs(reduction="none", ignored=5, upstream="signed"))
+def test_ignored_rows_are_zero(trial: Trial) -> None:
+    """Loss, lse and dE of ignored rows are exactly 0, whatever comes from upstream."""
+    ignored = trial.case.target == trial.case.ignore_index
+    for name in ("loss", "lse", "d_embeddings"):
+        if name in trial.outcome.outputs:
+            assert not bool(trial.outcome[name][ignored].any()), f"{name} of an ignored row is not 0"
+
+
+@law("cce", "cce-kahan", "cce-exact", needs=["ignored-is-zero"], draw=specs())
+def test_all_ignored_is_nothing(trial: Trial) -> None:
+    """Nothing but ignored rows: losses, their mean and every gradient are exactly 0.
+
+    Source: N13 (0/0 elsewhere; torch documents NaN).
+    """
+    case = replace(trial.case, target=torch.full_like(trial.case.target, -100))
+    for name, output in trial.run(case).outputs.items():
+        assert not bool(output.any()), f"{name} is {output.flatten()[0]}"
+
+
+@law("cce", "cce-kahan", needs=["filter", *EXACT], draw=specs())
+def test_eps_of_zero_filters_nothing(trial: Trial) -> None:
+    """eps = 0 drops only what is exactly 0: gradients are those of the variant without filters."""
+    none = replace(trial.variant, eps=0.0)
+    off = replace(trial.variant, eps=None, filter_e=False, filter_c=False)
+    one, other = trial.run(trial.made(trial.spec, none)), trial.run(trial.made(trial.spec, off))
+    trial.same(one, other, "d_embeddings", "d_classifier", "d_bias")
+
+
+@law(
+    "cce-no-filter,order=mean_logit",
+    "cce",
+    needs=EXACT,
+    when=lambda v: None if v.order == "mean_logit" else "it does not sort",
+    draw=specs(families=("gaussian", "zipf", "peaked")),
+)
+def test_a_vocabulary_in_order_stays_so(trial: Trial) -> None:
+    """Classes given in the order that sorting finds: sorted or not, the same bits, and the order found is as given."""
+    case = trial.case
+    order = trial.outcome.stats.order
+    assert order is not None
+    order = order.long()
+    valid = case.target != case.ignore_index
+    place = order.argsort()
+    moved = replace(
+        case,
+        linear_weight=case.linear_weight[order],
+        linear_bias=None if case.linear_bias is None else case.linear_bias[order],
+        target=torch.where(valid, place[torch.where(valid, case.target, 0)], case.target),
+    )
+    one = trial.run(moved)
+    found = one.stats.order
+    assert found is not None
+    assume(bool((found == torch.arange(len(found), device=found.device)).all()))  # ties of computed means may turn
+    trial.same(one, trial.run(replace(moved, variant=replace(trial.variant, order="none"))))
+
+
+@law(
+    "cce-kahan-full-c",
+    "cce,filter_c=no",
+    needs=["filter", *EXACT],
+    draw=specs(),
+    when=lambda v: None if v.filter_e and not v.filter_c else "it is no full-C variant",
+)
+def test_full_c_is_unfiltered_in_dc(trial: Trial) -> None:
+    """A full-C variant's dC is bit for bit that of the variant with both filters off. So is dbias."""
+    off = replace(trial.variant, filter_e=False, filter_c=False, eps=None)
+    trial.same(trial.outcome, trial.run(trial.made(trial.spec, off)), "d_classifier", "d_bias")
+
+
+@law(
+    "cce-kahan-full-e",
+    "cce,filter_e=no",
+    needs=["filter", *EXACT],
+    draw=specs(),
+    when=lambda v: None if v.filter_c and not v.filter_e else "it is no full-E variant",
+)
+def test_full_e_is_unfiltered_in_de(trial: Trial) -> None:
+    """A full-E variant's dE is bit for bit that of the variant with both filters off."""
+    off = replace(trial.variant, filter_e=False, filter_c=False, eps=None)
+    trial.same(trial.outcome, trial.run(trial.made(trial.spec, off)), "d_embeddings")
+
+
+@law("cce", "cce-kahan", "cce-exact", needs=["bit-exact"], draw=specs())
+def test_a_second_run_repeats_every_bit(trial: Trial) -> None:
+    """The same call twice: the same bits in every output."""
+    trial.same(trial.outcome, trial.run(trial.case))
+
+
+@law("cce", "cce-exact", needs=EXACT, draw=specs())
+def test_strides_do_not_matter(trial: Trial) -> None:
+    """E and C transposed in memory, or every second row of a larger matrix: the same bits.
+
+    Source: TE #2402 (non-contiguous inputs).
+    """
+    case = trial.case
+    turned = replace(case, input=case.input.T.contiguous().T, linear_weight=case.linear_weight.T.contiguous().T)
+    spread = torch.zeros((2 * trial.spec.v, trial.spec.d), dtype=case.input.dtype, device=case.input.device)
+    spread[::2] = case.linear_weight
+    trial.same(trial.outcome, trial.run(turned))
+    trial.same(trial.outcome, trial.run(replace(case, linear_weight=spread[::2])))
+
+
+@law("cce", "cce-exact", needs=EXACT, draw=specs())
+def test_gradients_do_not_depend_on_who_else_asks(trial: Trial) -> None:
+    """dE alone, dC alone and dbias alone are those of the call that asks for all."""
+    names = ("d_embeddings", "d_classifier", "d_bias")
+    for place, name in enumerate(names):
+        if name in trial.outcome.outputs:
+            wanted = tuple(i == place for i in range(3))
+            alone = trial.run(replace(trial.case, wanted=wanted))  # type: ignore[arg-type]
+            trial.same(trial.outcome, alone, name, "reduced")
+
+
+@law("cce", "cce-exact", needs=["bit-exact"], draw=specs(reduction="sum", upstream="ones"))
+def test_a_sum_is_unreduced_losses_with_ones(trial: Trial) -> None:
+    """The gradients of the summed loss are those of the per-token losses with ones from upstream.
+
+    Source: N9 (only the first upstream gradient was used).
+    """
+    case = trial.case
+    ones = torch.ones(trial.spec.n, device=case.target.device)
+    other = trial.run(replace(case, reduction="none", grad_loss=ones))
+    trial.same(trial.outcome, other, "d_embeddings", "d_classifier", "d_bias", "lse")
+
+
+@law("cce", "cce-exact", needs=["bit-exact"], draw=specs(reduction="none"))
+def test_shapes_before_the_last_dimension_do_not_matter(trial: Trial) -> None:
+    """(N, D) or (1, N, 1, D): the same numbers in the shape of the targets."""
+    case, n = trial.case, trial.spec.n
+    assert case.grad_loss is not None
+    deep = replace(
+        case,
+        input=case.input[None, :, None],
+        target=case.target[None, :, None],
+        grad_loss=case.grad_loss[None, :, None],
+        grad_lse=None if case.grad_lse is None else case.grad_lse[None, :, None],
+    )
+    trial.same(trial.outcome, trial.run(deep))
+    assert n == len(case.target)
+
+
+@law(
+    "cce-no-filter",
+    "cce-exact",
+    needs=["bit-exact"],
+    when=both(unfiltered, unsorted),
+    draw=specs(reduction="none", lse=False, upstream="ones", least=(4, 1, 1)),
+)
+def test_a_shift_is_a_slice(trial: Trial) -> None:
+    """shift = k pairs row t with target t + k: the losses of E[:-k] with x[k:], and nothing from the last rows."""
+    case, k = trial.case, trial.pick(1, 3)
+    shifted = trial.run(replace(case, shift=k, grad_loss=torch.ones(trial.spec.n - k, device=case.target.device)))
+    sliced = trial.run(_rows(replace(case, target=case.target.roll(-k)), slice(0, trial.spec.n - k)))
+    trial.same(shifted["loss"][:-k], sliced["loss"], "loss")
+    trial.same(shifted["d_embeddings"][:-k], sliced["d_embeddings"], "dE")
+    assert not bool(shifted["d_embeddings"][-k:].any())
+
+
+@law("cce", "cce-exact", needs=["bit-exact"], draw=specs(ignored=1))
+def test_targets_may_have_any_integer_type_and_mark(trial: Trial) -> None:
+    """int32 or int64 targets, ignored by -100 or by V + 7: the same bits."""
+    case, mark = trial.case, trial.spec.v + 7
+    marked = torch.where(case.target == -100, mark, case.target)
+    trial.same(trial.outcome, trial.run(replace(case, target=case.target.int())))
+    trial.same(trial.outcome, trial.run(replace(case, target=marked, ignore_index=mark)))
+
+
+@law("cce", "cce-exact", needs=["lse", "bit-exact"], draw=specs(reduction="none"))
+def test_asking_for_the_lse_changes_no_loss(trial: Trial) -> None:
+    """With and without return_lse: the same losses."""
+    case = trial.case
+    zero = torch.zeros(trial.spec.n, device=case.target.device)
+    with_lse, without = trial.run(replace(case, grad_lse=zero)), trial.run(replace(case, grad_lse=None))
+    trial.same(with_lse, without, "loss", "d_embeddings", "d_classifier", "d_bias")
+
+
+@law(
+    "cce", "cce-kahan", "cce-no-sort", "cce-exact,accumulate=hilo", needs=EXACT, draw=specs(reduction="none", lse=True)
+)
+def test_backward_flags_do_not_touch_the_forward_pass(trial: Trial) -> None:
+    """Filters, order and sums belong to gradients: loss and lse are those of cce-exact with the same target."""
+    plain = replace(trial.variant, filter_e=False, filter_c=False, eps=None, order="none", accumulate="fp32")
+    trial.same(trial.outcome, trial.run(trial.made(trial.spec, plain)), "loss", "lse")
+
+
+@law("cce-exact", "cce", needs=EXACT, draw=specs())
+def test_the_target_flag_does_not_touch_gradients(trial: Trial) -> None:
+    """Fused or by Algorithm 1, the target's logit enters the loss alone: lse and gradients are the same bits."""
+    other = replace(trial.variant, target="indexed" if trial.variant.target == "fused" else "fused")
+    names = ("lse", "d_embeddings", "d_classifier", "d_bias")
+    trial.same(trial.outcome, trial.run(trial.made(trial.spec, other)), *names)
+
+
+@law(
+    "cce-exact",
+    "cce",
+    needs=EXACT,
+    draw=specs(families=("integers",), bias=None, softcap=None, v=1, reduction="none", lse=True, dtypes=WIDE),
+)
+def test_integer_logits_are_exact(trial: Trial) -> None:
+    """Entries in -2..2 and one class: the lse is the logit itself, an integer, without any rounding."""
+    case = trial.case
+    want = (case.input.double() @ case.linear_weight.double().T)[:, 0]
+    want = torch.where(case.target == case.ignore_index, 0.0, want)
+    trial.same(trial.outcome["lse"].double(), want, "lse")
+
+
+@law(
+    "cce-no-filter",
+    "cce-exact",
+    needs=EXACT,
+    when=unsorted,
+    draw=specs(families=("duplicates",), reduction="none", upstream="ones", ignored=0, lse=False, least=(7, 1, 1)),
+)
+def test_equal_rows_have_equal_answers(trial: Trial) -> None:
+    """Rows 0, 3, 6, ... are the same: with one target they have the same loss and, unfiltered, the same dE."""
+    case = replace(trial.case, target=torch.zeros_like(trial.case.target))
+    outcome = trial.run(case)
+    for name in ("loss", *(() if trial.variant.filter_e else ("d_embeddings",))):
+        for row in range(3, trial.spec.n, 3):
+            trial.same(outcome[name][0], outcome[name][row], name)
+
+
+@law("cce", "cce-exact", needs=EXACT, draw=specs(families=("gaussian", "integers")))
+def test_negative_zeros_are_zeros(trial: Trial) -> None:
+    """0 and -0 in E and C: the same numbers."""
+    case = trial.case
+    even = torch.arange(trial.spec.d, device=case.target.device) % 2 == 0
+    one, other = (
+        trial.run(
+            replace(
+                case,
+                input=torch.where(even, zero, case.input),
+                linear_weight=torch.where(even, zero, case.linear_weight),
+            )
+        )
+        for zero in (torch.zeros_like(case.input[:1, :1]), -torch.zeros_like(case.input[:1, :1]))
+    )
+    trial.same(one, other)

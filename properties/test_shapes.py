@@ -1,0 +1,88 @@
+"""Laws of shapes: edges of tiles, more than two tiles everywhere, and padding that nobody can see."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from ccelab.kernels import Schedule, Tiles
+
+from .cases import SMALL
+from .law import Trial, law
+from .strategies import specs
+
+ORDINARY = ("gaussian", "zipf", "peaked")
+BEYOND = (2 * SMALL.forward.block_n + 1, 2 * SMALL.forward.block_v + 1, 2 * SMALL.backward.block_d + 1)
+
+
+@law("cce", "cce-exact", "cce-kahan", draw=specs(families=ORDINARY, least=BEYOND))
+def test_more_than_two_tiles_everywhere(trial: Trial) -> None:
+    """More than two tiles in each of N, V and D at once: every output within its budget.
+
+    Source: N14 (bias added once per block of D, unseen while D was one block).
+    """
+    trial.judge()
+
+
+@law("cce", "cce-exact", draw=specs(families=ORDINARY, n=1))
+def test_one_token(trial: Trial) -> None:
+    """N = 1 within budget, at any V and D."""
+    trial.judge()
+
+
+@law("cce", "cce-exact", draw=specs(families=ORDINARY, d=1))
+def test_one_column(trial: Trial) -> None:
+    """D = 1 within budget: every logit is one product, exact or rounded once."""
+    trial.judge()
+
+
+@law("cce", "cce-exact", "cce-exact,target=indexed", draw=specs(families=ORDINARY, softcap=1.0, least=(1, 2, 1)))
+def test_padding_of_the_vocabulary_is_invisible(trial: Trial) -> None:
+    """V of any remainder, with a softcap that would turn masked columns into ordinary classes: within budget.
+
+    Source: verl #2656 (padding entered the lse); a softcap after the mask.
+    """
+    trial.judge()
+
+
+@law("cce", "cce-exact", "cce-kahan", needs=["schedule"], draw=specs(families=ORDINARY, least=(2, 2, 2)), examples=0.6)
+def test_any_schedule_is_within_its_own_budget(trial: Trial) -> None:
+    """Other tiles, splits and loads: another order of additions, within the budget that belongs to it."""
+    sizes = [16, 32, 64]
+    one, two, three = (sizes[trial.pick(0, 10**6) // 7**k % 3] for k in range(3))
+    schedule = Schedule(
+        forward=Tiles(block_n=one, block_v=two, block_d=three),
+        backward=Tiles(block_n=two, block_v=three, block_d=one),
+        splits=trial.pick(1, 5),
+        descriptors=trial.pick(0, 1) == 1,
+    )
+    trial.judge(replace(trial.case, schedule=schedule))
+
+
+@law("cce-exact", "cce", needs=["bit-exact", "schedule"], draw=specs(families=ORDINARY))
+def test_both_ways_to_load_are_one_arithmetic(trial: Trial) -> None:
+    """Tensor descriptors or pointers: the same bits."""
+    other = replace(trial.case, schedule=replace(SMALL, descriptors=False))
+    trial.same(trial.outcome, trial.run(other))
+
+
+@law("cce", "cce-exact", draw=specs(families=ORDINARY, reduction="none", ignored=0, least=(2, 17, 1)))
+def test_targets_at_the_edges_of_tiles(trial: Trial) -> None:
+    """Targets in the first and the last column of every tile: within budget.
+
+    Source: off by one in the tile that holds the target.
+    """
+    v, block = trial.spec.v, SMALL.forward.block_v
+    edges = sorted({min(x, v - 1) for k in range(0, v, block) for x in (k, k + block - 1, k + block // 2)})
+    target = torch.tensor(edges, device=trial.case.target.device)[torch.arange(trial.spec.n) % len(edges)]
+    trial.judge(replace(trial.case, target=target))
+
+
+@law("cce", "cce-exact", draw=specs(upstream="signed", lse=True))
+def test_signed_upstream_gradients(trial: Trial) -> None:
+    """Upstream gradients of either sign, of loss and lse together: within budget.
+
+    Source: N9, N17.
+    """
+    trial.judge()
