@@ -239,14 +239,16 @@ def law(
 
         del test.__wrapped__  # its signature is not the statement's
         strategy = specs() if draw is None else draw
-        drawn = given(spec=strategy)(test)
-        chosen = settings(
-            max_examples=max(1, round(settings().max_examples * LAW_SHARE * examples)),
-            suppress_health_check=[*HealthCheck],
-            phases=[*(phase for phase in Phase if phase is not Phase.explain)],  # it traces every line of Triton
-            deadline=None,
-        )(drawn)
-        marked: Any = chosen
+        if strategy.is_empty:  # skipped with its reason; hypothesis would make a test without parameters of it
+            marked: Any = functools.wraps(statement)(lambda bench: None)
+            del marked.__wrapped__
+        else:
+            marked = settings(
+                max_examples=max(1, round(settings().max_examples * LAW_SHARE * examples)),
+                suppress_health_check=[*HealthCheck],
+                phases=[*(phase for phase in Phase if phase is not Phase.explain)],  # it traces every line of Triton
+                deadline=None,
+            )(given(spec=strategy)(test))
         marked.law = Law(statement, variants, when, frozenset(needs), strategy.is_empty)
         return marked
 
