@@ -20,7 +20,7 @@ a few percent, at N = 256, two documents, by up to half):
     live_max                                   .55 to .85 of the real head's: no token here is as undecided as a few are
     dE, dC of 128x128 tiles, natural order     .45, .6 (smollm2-alpaca); dC in mean-logit order .65 to .75
     dC of 128x128 tiles, mean-probability      1.3 to 1.5 (smollm2-web)
-    live segments of gemma-alpaca at N = 256   .75: the real head has .040 there, yet .034 at N = 2048
+    live segments of gemma-alpaca at N = 256   .7 to .8: the real head has .040 there, yet .034 at N = 2048
 
 Outside the anchors' range of V the nearer anchor's recipe holds, and live counts become those of that vocabulary.
 Below D of about 200 the spikes' noise on other logits grows; D < 64 is refused.
