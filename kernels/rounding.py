@@ -49,7 +49,7 @@ def two_sum(a, b, DTYPE: tl.constexpr):
 
     a and b are values of DTYPE held in fp32. An fp32 sum rounded to bf16 or fp16 is the correctly rounded sum, since
     24 >= 2p + 2 digits (Figueroa, "When is double rounding innocuous?"). The last four operations are exact in DTYPE
-    (Knuth, TAOCP 2, 4.2.2, theorem B; tests/test_rounding.py goes through all pairs): in fp32 they need no rounding.
+    (Knuth, TAOCP 2, 4.2.2, theorem B; tests/test_rounding.py tries a million pairs): in fp32 they need no rounding.
     """
     s = round_to(a + b, DTYPE)
     a_part = round_to(s - b, DTYPE)

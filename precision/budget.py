@@ -13,17 +13,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ccelab.kernels import Schedule, Tiles, Variant
-from ccelab.reference import Problem, Solution
+from ccelab.kernels import Schedule, Statistics, Tiles, Variant, accumulate
+from ccelab.reference import Problem, Solution, formula
 from ccelab.reference.double import ResidualChunk, Stream
-from ccelab.reference.formula import Rows
+from ccelab.reference.formula import FLOAT64, Rows
 
 from .accumulation import Accumulation
 from .formats import Format, U
-from .logit_error import LARGEST_FP32, SOFTCAP_ROUNDINGS, cap_slope, logit_error, product_roundings
+from .logit_error import LARGEST_FP32, SOFTCAP_ROUNDINGS, logit_error, product_roundings, steepest_cap
 
 DOUBLE_U = 2.0**-53
-HEADROOM = 0.125  # accumulate.HEADROOM: dE is summed at this over the scale of its row
+HEADROOM: float = accumulate.HEADROOM.value  # dE is summed at this over the scale of its row
 FP32_TINY = 2.0**-149
 EXP_UNDERFLOW = 2.0**-126  # a result under the normal range may be flushed
 
@@ -35,6 +35,16 @@ class Budget:
     bound: Solution
     tiles_live_e: tuple[int, int]  # at least, at most this many tiles of dE are kept
     tiles_live_c: tuple[int, int]
+
+    def miscounted(self, stats: Statistics) -> str | None:
+        """What is wrong with the numbers of tiles that a call kept, or None; what was not counted is not wrong."""
+        for name, kept, (least, most) in (
+            ("dE", stats.tiles_kept_e, self.tiles_live_e),
+            ("dC", stats.tiles_kept_c, self.tiles_live_c),
+        ):
+            if kept is not None and not least <= kept <= most:
+                return f"{kept} tiles of {name} were kept; {least} to {most} are live"
+        return None
 
 
 def exp_roundings(x: Tensor) -> Tensor:
@@ -114,10 +124,10 @@ def _forward_error(stream: Stream, rows: Rows, variant: Variant, schedule: Sched
     tiles = schedule.forward
     maximum = rows.maximum
     perturbation, exponentials, at_target, widest = (torch.zeros_like(maximum) for _ in range(4))
-    tile_max = []
+    tile_max, lse = [], formula.lse(FLOAT64, rows)
     for part in stream.residuals(rows):
         error = logit_error(stream, part.columns, part.raw, part.logits, tiles, fmt).capped
-        perturbation += _moved_softmax(part, maximum + torch.log1p(rows.rest), error).sum(1, keepdim=True)
+        perturbation += _moved_softmax(part, lse, error).sum(1, keepdim=True)
         distance = (maximum - part.logits).clamp(max=torch.finfo(torch.float32).max)
         # Every piece of the way from z to the final maximum is rounded, scaled by log2(e), and exponentiated.
         exponentials += (part.softmax * (U * distance + 2 * 1.173 * U * distance)).sum(1, keepdim=True)
@@ -223,8 +233,9 @@ class _GradientBudget:
         # upstream divided by N and cast (2), p - q, two products, a sum
         dg = dp * self.size + 5 * U * (coefficient + dp * self.size)
         if stream.problem.softcap is not None:
-            y, away = part.raw.abs() / stream.problem.softcap, logit.raw / stream.problem.softcap
-            slope = cap_slope((y - away).clamp(min=0))  # the largest on the way to the computed logit
+            softcap = stream.problem.softcap
+            y, away = part.raw.abs() / softcap, logit.raw / softcap
+            slope = steepest_cap(part.raw, logit.raw, softcap)
             # |d sech^2 / dy| = 2 |tanh| sech^2; and a slope lies in [0, slope] whatever the error
             change = torch.where(away < 0.5, 2 * slope * away, slope)
             rounded = torch.where(slope == 0, 0.0, slope * U * (8 + 2 * exp_roundings(2 * y)))

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from ccelab.kernels import Tiles
+from ccelab.reference import formula
 from ccelab.reference.double import Stream
+from ccelab.reference.formula import FLOAT64
 
 from .formats import Format, U
 
@@ -41,10 +43,10 @@ class LogitError:
     capped: Tensor
 
 
-def cap_slope(y: Tensor) -> Tensor:
-    """sech^2(y), the derivative of the softcap at z = softcap y; 0 where that underflows."""
-    q = torch.exp(-2 * y.abs())
-    return 4 * q / (1 + q) ** 2
+def steepest_cap(raw: Tensor, error: Tensor, softcap: float) -> Tensor:
+    """The largest derivative of the softcap within `error` of the logits `raw`: that of the point nearest to 0."""
+    slope: Tensor = formula.cap_derivative(FLOAT64, (raw.abs() - error).clamp(min=0), softcap)
+    return slope
 
 
 def logit_error(stream: Stream, columns: Tensor, raw: Tensor, logits: Tensor, tiles: Tiles, fmt: Format) -> LogitError:
@@ -82,7 +84,6 @@ def logit_error(stream: Stream, columns: Tensor, raw: Tensor, logits: Tensor, ti
     if stream.problem.softcap is None:
         return LogitError(error, error)
     softcap = stream.problem.softcap
-    y, moved = raw.abs() / softcap, error / softcap
-    slope = cap_slope((y - moved).clamp(min=0))
+    slope = steepest_cap(raw, error, softcap)
     capped = torch.where(error == 0, 0.0, torch.where(slope == 0, 0.0, error * slope)).clamp(max=2 * softcap)
     return LogitError(error, capped + SOFTCAP_ROUNDINGS * U * (logits.abs() + capped))

@@ -74,10 +74,10 @@ def measure(output: str, got: Tensor, want: Tensor, bound: Tensor | None = None)
         totals["signed"] += float((error * w.sign()).sum())
         totals["absolute"] += float(w.abs().sum())
         largest = max(largest, float(error.abs().amax()))
-        row_errors.append(_quotient(error.square().sum(1).sqrt(), w.square().sum(1).sqrt()))
+        row_errors.append(quotient(error.square().sum(1).sqrt(), w.square().sum(1).sqrt()))
         score = error.abs()
         if bound is not None:
-            score = _quotient(score, bound[start : start + step])
+            score = quotient(score, bound[start : start + step])
             ratios.append(score.flatten()[:: max(1, want.numel() // 2**22)])
         top = int(score.argmax())
         if float(score.flatten()[top]) > worst[0]:
@@ -103,11 +103,18 @@ def measure(output: str, got: Tensor, want: Tensor, bound: Tensor | None = None)
     )
 
 
-def _quotient(error: Tensor, size: Tensor) -> Tensor:
-    """error / size, 0 where both are 0 or the size is inf. A size that is NaN allows nothing."""
+def quotient(error: Tensor, size: Tensor) -> Tensor:
+    """error / size, for bounds and norms: 0 where the error is 0 or the size inf; a size that is NaN allows nothing."""
     return torch.where((error == 0) | (size == torch.inf), 0.0, error / size).nan_to_num(
         nan=torch.inf, posinf=torch.inf
     )
+
+
+def pattern(x: Tensor) -> str:
+    """The bits of one number of 16, 32 or 64 bits, in hex."""
+    bits = x.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()]).item()
+    width = 2 * x.element_size()
+    return f"0x{bits & (16**width - 1):0{width}x}"
 
 
 def _element(
@@ -115,14 +122,12 @@ def _element(
 ) -> Element:
     place = [int(i) for i in torch.unravel_index(torch.tensor(worst[1]), shape)] if shape else []
     g, w = got.flatten()[worst[1]], float(want.flatten()[worst[1]])
-    bits = g.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[g.element_size()]).item()
-    width = 2 * g.element_size()
     exponent = math.frexp(w)[1] if w and math.isfinite(w) else -1100
     ulp = max(math.ldexp(1.0, exponent - fmt.digits), fmt.tiny)
     return Element(
         place=place,
         got=float(g),
-        got_hex=f"0x{bits & (16**width - 1):0{width}x}",
+        got_hex=pattern(g),
         want=w,
         want_hex=w.hex(),
         ulps=abs(float(g) - w) / ulp,

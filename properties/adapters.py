@@ -45,32 +45,14 @@ def _compiled() -> Callable[..., Tensor]:
     return torch.compile(eager)
 
 
-@promising("bias", "float16", "float32")
-def compiled(
-    input: Tensor,
-    linear_weight: Tensor,
-    target: Tensor,
-    *,
-    linear_bias: Tensor | None = None,
-    reduction: str = "mean",
-    ignore_index: int = -100,
-) -> Tensor:
+@functools.wraps(eager, assigned=())  # its parameters and its promises
+def compiled(*args: Any, **kwargs: Any) -> Tensor:
     """`eager` under torch.compile."""
-    return _compiled()(
-        input, linear_weight, target, linear_bias=linear_bias, reduction=reduction, ignore_index=ignore_index
-    )
+    return _compiled()(*args, **kwargs)
 
 
-@promising("bias", "float16", "float32")
-def native(
-    input: Tensor,
-    linear_weight: Tensor,
-    target: Tensor,
-    *,
-    linear_bias: Tensor | None = None,
-    reduction: str = "mean",
-    ignore_index: int = -100,
-) -> Tensor:
+@functools.wraps(eager, assigned=())
+def native(input: Tensor, linear_weight: Tensor, target: Tensor, **options: Any) -> Tensor:
     """torch.nn.functional.linear_cross_entropy, from torch 2.13 on.
 
     Raises:
@@ -79,7 +61,5 @@ def native(
     function = getattr(F, "linear_cross_entropy", None)
     if function is None:
         raise RuntimeError(f"torch {torch.__version__} has no linear_cross_entropy; it came with 2.13")
-    loss: Tensor = function(
-        input, linear_weight, target.long(), linear_bias=linear_bias, reduction=reduction, ignore_index=ignore_index
-    )
+    loss: Tensor = function(input, linear_weight, target.long(), **options)
     return loss.float()

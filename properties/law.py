@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ccelab.kernels import Schedule, Variant, default_schedule
+from ccelab.precision.measure import pattern, quotient
 
 from .cases import SMALL, Case, Outcome, Verdict, judge, run
 from .spec import DTYPE, Spec
@@ -85,17 +86,17 @@ class Trial:
 
     @functools.cached_property
     def case(self) -> Case:
-        return self.made(self.spec)
+        return self.made(self.variant)
 
-    def made(self, spec: Spec, variant: Variant | str | None = None) -> Case:
-        """The call of a spec under the schedule that the subject takes."""
-        chosen = self.bench.variant if variant is None else Variant.of(variant)
-        return spec.case(chosen, self.schedule(spec))
+    def made(self, variant: Variant) -> Case:
+        """The call of the spec for a variant, under the schedule that the subject takes."""
+        return self.spec.case(variant, self.schedule)
 
-    def schedule(self, spec: Spec) -> Schedule:
+    @property
+    def schedule(self) -> Schedule:
         if "schedule" in self.bench.subject.promises:
             return SMALL
-        return default_schedule(DTYPE[spec.dtype], spec.n, spec.d)
+        return default_schedule(DTYPE[self.spec.dtype], self.spec.n, self.spec.d)
 
     def pick(self, low: int, high: int) -> int:
         """A number in low..high that the spec's seed decides."""
@@ -129,8 +130,7 @@ class Trial:
     def bounded(self, what: str, got: Tensor, want: Tensor, bound: Tensor) -> None:
         """|got - want| <= bound, elementwise."""
         error = (got.double() - want.double()).abs()
-        ratio = torch.where((error == 0) | (bound == torch.inf), 0.0, error / bound.double()).nan_to_num(nan=torch.inf)
-        largest = float(ratio.max()) if ratio.numel() else 0.0
+        largest = float(quotient(error, bound.double()).max()) if error.numel() else 0.0
         self._approach(largest, lambda: self._worst(what, got, want.double(), bound.double()))
 
     def same(self, one: Outcome | Tensor, other: Outcome | Tensor, *names: str) -> None:
@@ -162,7 +162,7 @@ class Trial:
     def _worst(self, name: str, got: Tensor, want: Tensor, bound: Tensor) -> str:
         got, want, bound = (x.reshape(want.shape) for x in (got, want, bound))
         error = (got.double() - want).abs()
-        ratio = torch.where(error == 0, 0.0, error / bound).nan_to_num(nan=torch.inf)
+        ratio = quotient(error, bound)
         unlike = want.isnan() != got.isnan()
         place = torch.unravel_index(torch.where(unlike, torch.inf, ratio).argmax(), want.shape) if want.ndim else ()
         at = tuple(int(i) for i in place)
@@ -173,9 +173,7 @@ class Trial:
 
 
 def _hex(x: Tensor) -> str:
-    bits = x.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()]).item()
-    width = 2 * x.element_size()
-    return f"{float(x)!r} (0x{bits & (16**width - 1):0{width}x})"
+    return f"{float(x)!r} ({pattern(x)})"
 
 
 def supported(subject: Subject, spec: Spec) -> bool:
@@ -204,6 +202,10 @@ def unsorted(variant: Variant) -> str | None:
 
 def filtered(variant: Variant) -> str | None:
     return None if variant.filter_e and variant.filter_c else "it does not filter both gradients"
+
+
+def without_filter(variant: Variant) -> Variant:
+    return replace(variant, filter_e=False, filter_c=False, eps=None)
 
 
 def both(*conditions: Applies) -> Applies:

@@ -161,7 +161,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     reports = [r for state in ("passed", "failed", "skipped") for r in terminalreporter.stats.get(state, [])]
     if not any(dict(report.user_properties).get("law") for report in reports):
         return
-    from .suite import summary, tally
+    from .suite import header, summary, tally
 
     rows = tally(reports)
     terminalreporter.section("laws")
@@ -170,10 +170,4 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     path = option(terminalreporter.config, "--law-report")
     if isinstance(path, Path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"header": header_of(terminalreporter.config), "laws": rows}, indent=1) + "\n")
-
-
-def header_of(config: pytest.Config) -> list[str]:
-    from .suite import header
-
-    return header(config)
+        path.write_text(json.dumps({"header": header(terminalreporter.config), "laws": rows}, indent=1) + "\n")

@@ -74,7 +74,8 @@ def test_compensated_sums_do_not_grow_with_the_number_of_tiles(trial: Trial) -> 
 def test_storage_sums_do_grow(trial: Trial) -> None:
     """512 increments near 1.5 summed in bf16 stagnate: the error exceeds 10 roundings, or the sum is no bf16 sum.
 
-    A law that fails where somebody quietly sums in fp32 under the name of the paper's default. Source: N2, N3.
+    A law that fails where somebody quietly sums in fp32 under the name of the paper's default. Source:
+    Liger #1391, apple/ml-cross-entropy #14 (sums over chunks or tiles in bf16).
     """
     u = torch.finfo(torch.bfloat16).eps / 2
     assert error_after(trial, 512) > 10 * u
@@ -122,7 +123,7 @@ def test_sum_and_companion_hold_what_fits(trial: Trial) -> None:
 def test_smaller_tiles_cost_accurate_sums_little(trial: Trial) -> None:
     """Tiles of 16, 32 or 64 classes: dE within 1.5 times the error of the widest, for sums that carry their low part.
 
-    Source: N2, N3 (errors that grow with the number of chunks).
+    Source: Liger #1391 (errors that grow with the number of chunks).
     """
     truth = double(trial.case.problem()).d_embeddings
     assert truth is not None
@@ -145,7 +146,7 @@ def test_smaller_tiles_cost_accurate_sums_little(trial: Trial) -> None:
 def test_fp32_storage_is_fp32(trial: Trial) -> None:
     """For fp32 inputs `storage` and `fp32` are one scheme: the same gradients."""
     one, other = (
-        trial.run(trial.made(trial.spec, Variant(filter_e=False, filter_c=False, order="none", accumulate=name)))  # type: ignore[arg-type]
+        trial.run(trial.made(Variant(filter_e=False, filter_c=False, order="none", accumulate=name)))  # type: ignore[arg-type]
         for name in ("storage", "fp32")
     )
     trial.same(one, other)

@@ -20,7 +20,7 @@ BEYOND = (2 * SMALL.forward.block_n + 1, 2 * SMALL.forward.block_v + 1, 2 * SMAL
 def test_more_than_two_tiles_everywhere(trial: Trial) -> None:
     """More than two tiles in each of N, V and D at once: every output within its budget.
 
-    Source: N14 (bias added once per block of D, unseen while D was one block).
+    Source: apple/ml-cross-entropy #52 (bias added once per block of D, unseen while D was one block).
     """
     trial.judge()
 
@@ -83,6 +83,6 @@ def test_targets_at_the_edges_of_tiles(trial: Trial) -> None:
 def test_signed_upstream_gradients(trial: Trial) -> None:
     """Upstream gradients of either sign, of loss and lse together: within budget.
 
-    Source: N9, N17.
+    Source: Liger #968, TransformerEngine #2139 (upstream gradients ignored, or read with a wrong stride).
     """
     trial.judge()
