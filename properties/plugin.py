@@ -1,6 +1,6 @@
 """The pytest side of ccelab, registered as an entry point: loaded in every pytest run where ccelab is installed.
 
-Hence nothing here imports torch, Triton or ccelab's own packages at module level, and nothing changes how the tests
+Hence nothing here imports torch, Triton or what imports them at module level, and nothing changes how the tests
 of other projects run: options are added only to runs that concern ccelab, since other projects have a ``--device`` of
 their own. Hypothesis profiles are registered only; ``--hypothesis-profile NAME`` chooses one.
 """
@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from .adapters import NAMED
 
 MARKERS = {
     "gpu": "needs a CUDA device; skipped where there is none",
@@ -39,7 +41,7 @@ OPTIONS: dict[str, dict[str, object]] = {
     "--subject": {
         "default": "ours",
         "metavar": "NAME",
-        "help": "who is judged: ours, torch, torch-compile, torch-native, or package.module:function",
+        "help": f"who is judged: ours, {', '.join(NAMED)}, or package.module:function",
     },
     "--device": {"choices": ("auto", "cpu", "cuda"), "default": "auto", "help": "auto takes a GPU where there is one"},
     "--dtype": {
@@ -137,7 +139,15 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
         bench = getattr(item, "callspec", None) and item.callspec.params.get("bench")  # type: ignore[attr-defined]
         if bench is not None:
             item.user_properties.append(
-                ("seen", {"examples": bench.examples, "closest": bench.closest, "tiles": bench.tiles})
+                (
+                    "seen",
+                    {
+                        "examples": bench.examples,
+                        "refused": bench.refused,
+                        "closest": bench.closest,
+                        "tiles": bench.tiles,
+                    },
+                )
             )
 
 

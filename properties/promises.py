@@ -1,10 +1,13 @@
 """What a subject may promise beyond being right: laws that need one of these skip a subject that does not make it.
 
 A subject makes promises with an attribute ``promises``, a set of these names, and says with ``budget`` whose error
-bounds it wants to be held to (a `Variant`, or a flag string).
+bounds it wants to be held to (a `Variant`, or a flag string). `promising` attaches them.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 PROMISES = {
     "bit-exact": "equal problems give equal bits: exact scaling, permuted tokens and added zeros change nothing",
@@ -21,3 +24,21 @@ PROMISES = {
     "float32": "takes fp32",
 }
 OURS = frozenset(PROMISES)
+
+
+class Unsupported(Exception):
+    """A subject raises it for a problem that it documents not to take: the example counts for nothing."""
+
+
+def promising(
+    *promises: str, budget: str = "cce-exact", package: tuple[str, str] | None = None
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Attaches promises, a budget, and the package that must be installed (its import name, and how to get it)."""
+
+    def attach(function: Callable[..., Any]) -> Callable[..., Any]:
+        function.promises = frozenset(promises)  # type: ignore[attr-defined]
+        function.budget = budget  # type: ignore[attr-defined]
+        function.package = package  # type: ignore[attr-defined]
+        return function
+
+    return attach

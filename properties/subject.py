@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from ccelab.kernels import Variant, linear_cross_entropy
 
+from .adapters import NAMED
 from .promises import OURS, PROMISES
 
 ADAPTERS = "ccelab.properties.adapters"
-NAMED = {"torch": "eager", "torch-compile": "compiled", "torch-native": "native"}
 
 
 @dataclass(frozen=True)
@@ -35,17 +37,20 @@ def load(name: str) -> Subject:
     """`ours`, a name of `NAMED`, or ``package.module:function``.
 
     Raises:
-        ValueError: there is no such subject, or it promises what nobody knows.
+        ValueError: there is no such subject, its package is not installed, or it promises what nobody knows.
     """
     if name == "ours":
         return Subject(name, linear_cross_entropy, OURS)
-    module, _, attribute = f"{ADAPTERS}:{NAMED[name]}".partition(":") if name in NAMED else name.partition(":")
+    module, _, attribute = f"{ADAPTERS}.{NAMED[name]}".partition(":") if name in NAMED else name.partition(":")
     if not attribute:
         raise ValueError(f"no subject {name!r}: legal are ours, {', '.join(NAMED)}, or package.module:function")
     try:
         call = getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"subject {name!r} cannot be loaded: {error}") from error
+    package, install = getattr(call, "package", None) or ("", "")
+    if package and package not in sys.modules and find_spec(package) is None:
+        raise ValueError(f"subject {name!r} needs {package}, which is not installed: {install}")
     promises = frozenset(getattr(call, "promises", ()))
     if unknown := promises - PROMISES.keys():
         raise ValueError(f"{name} promises {', '.join(sorted(unknown))}; known are {', '.join(PROMISES)}")

@@ -10,6 +10,7 @@ from ccelab.kernels import Schedule, Tiles, Variant
 from ccelab.reference import double
 
 from . import stages
+from .cases import DEVICE
 from .law import Applies, Trial, law
 from .spec import DTYPE
 from .strategies import specs
@@ -25,7 +26,7 @@ def scheme(*names: str) -> Applies:
 def increments(trial: Trial, count: int, width: int = 64) -> torch.Tensor:
     """(count, width) positive fp32 increments near 1: sums of one sign, where a short sum stagnates."""
     g = torch.Generator().manual_seed(trial.spec.seed)
-    return 1 + torch.rand((count, width), generator=g)
+    return (1 + torch.rand((count, width), generator=g)).to(DEVICE)
 
 
 def error_after(trial: Trial, count: int) -> float:
@@ -108,7 +109,7 @@ def test_sum_and_companion_hold_what_fits(trial: Trial) -> None:
     Source: the two-sum is error-free.
     """
     g = torch.Generator().manual_seed(trial.spec.seed)
-    v = torch.randint(-64, 65, (48, 64), generator=g).float() / 64
+    v = (torch.randint(-64, 65, (48, 64), generator=g).float() / 64).to(DEVICE)
     s, c = stages.accumulate(v, trial.variant.accumulate, DTYPE[trial.spec.dtype])
     trial.same(s.double() + c.double(), v.double().sum(0), "sum + companion")
 

@@ -13,15 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-def promising(*promises: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Attaches promises to a subject (see `promises`)."""
-
-    def attach(function: Callable[..., Any]) -> Callable[..., Any]:
-        function.promises = frozenset(promises)  # type: ignore[attr-defined]
-        return function
-
-    return attach
+from ccelab.properties.promises import promising
 
 
 @promising("bias", "float16", "float32")
