@@ -11,15 +11,18 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, Phase, assume, event, given, reject, settings, target
+from hypothesis import HealthCheck, Phase, event, given, reject, settings, target
 from hypothesis import strategies as st
+from hypothesis.errors import HypothesisException
 from torch import Tensor
 
 from ccelab.kernels import Schedule, Variant, default_schedule
 from ccelab.precision.measure import pattern, quotient
 
+# By its full name: pytest loads the laws as `properties.law`, whose `.promises` is another module than adapters import.
+from ccelab.properties.promises import Unsupported
+
 from .cases import SMALL, Case, Outcome, Verdict, judge, run
-from .promises import Unsupported
 from .spec import DTYPE, Spec
 from .strategies import specs
 from .subject import Subject, accepted
@@ -27,7 +30,7 @@ from .subject import Subject, accepted
 LAW_SHARE = 0.2
 """Of a profile's examples: one of a law takes half a second in the interpreter, and there are many laws."""
 
-PATIENCE = 30
+PATIENCE = 200
 """Examples that a subject may refuse before a law that has seen no other is given up: it is not applicable."""
 
 Applies = Callable[[Variant], str | None]
@@ -42,7 +45,8 @@ class Law:
     variants: tuple[str, ...]  # judged where none is chosen: the fewest that cover what the law depends on
     when: Applies
     needs: frozenset[str]  # promises
-    is_empty: bool  # whether no dtype is left to draw
+    draw: st.SearchStrategy[Spec]
+    examples: float  # scales the profile's number of them
 
     @property
     def name(self) -> str:
@@ -50,11 +54,50 @@ class Law:
 
     def refusal(self, subject: Subject, variant: Variant) -> str | None:
         """Why the law is not applicable, or None."""
-        if self.is_empty:
+        if self.draw.is_empty:
             return "it is not about the chosen dtypes"
         if missing := sorted(self.needs - subject.promises):
             return f"{subject.name} does not promise {', '.join(missing)}"
         return self.when(variant)
+
+    def test(self, *phases: Phase) -> Any:
+        """A function of a bench that tries the statement on drawn specs. The same profile draws the same ones."""
+
+        @functools.wraps(self.statement)
+        def test(bench: Bench, spec: Spec) -> None:
+            if bench.replay is not None:
+                if bench.examples:
+                    return
+                spec = bench.replay
+            bench.examples += 1
+            trial = Trial(bench, spec)
+            try:
+                check_supported(bench.subject, spec)
+                self.statement(trial)
+                target(min(trial.largest, 2.0), label="error over budget")
+            except Unsupported as reason:
+                bench.examples -= 1
+                bench.refused += 1
+                if not bench.examples and bench.refused >= PATIENCE:
+                    pytest.skip(f"not applicable: {reason}")
+                reject()
+            except HypothesisException:
+                raise
+            except Exception as error:
+                _keep(bench, spec, self.statement, error)
+                raise
+
+        del test.__wrapped__  # its signature is not the statement's
+        if self.draw.is_empty:  # skipped with its reason; hypothesis would make a test without parameters of it
+            marked: Any = functools.wraps(self.statement)(lambda bench: None)
+            del marked.__wrapped__
+            return marked
+        return settings(
+            max_examples=max(1, round(settings().max_examples * LAW_SHARE * self.examples)),
+            suppress_health_check=[*HealthCheck],
+            phases=phases,
+            deadline=None,
+        )(given(spec=self.draw)(test))
 
 
 @dataclass
@@ -182,8 +225,12 @@ def _hex(x: Tensor) -> str:
     return f"{float(x)!r} ({pattern(x)})"
 
 
-def supported(subject: Subject, spec: Spec) -> bool:
-    """Whether the subject takes the spec's options at all."""
+def check_supported(subject: Subject, spec: Spec) -> None:
+    """Whether the subject promises to take the spec's options.
+
+    Raises:
+        Unsupported: it does not.
+    """
     wants = {
         "bias": spec.bias is not None,
         "softcap": spec.softcap is not None,
@@ -192,7 +239,8 @@ def supported(subject: Subject, spec: Spec) -> bool:
         "float32": spec.dtype == "float32",
         "ignored-is-zero": spec.reduction == "mean" and spec.n == 1 and spec.ignored > 0,  # a mean over nothing
     }
-    return all(name in subject.promises for name, wanted in wants.items() if wanted)
+    if missing := [name for name, wanted in wants.items() if wanted and name not in subject.promises]:
+        raise Unsupported(f"{subject.name} does not promise {', '.join(missing)}")
 
 
 def always(variant: Variant) -> str | None:
@@ -230,42 +278,10 @@ def law(
     """Makes a test of a statement. `examples` scales the profile's number of them, for costly or for simple laws."""
 
     def make(statement: Callable[[Trial], None]) -> Any:
-        @functools.wraps(statement)
-        def test(bench: Bench, spec: Spec) -> None:
-            if bench.replay is not None:
-                if bench.examples:
-                    return
-                spec = bench.replay
-            assume(supported(bench.subject, spec))
-            bench.examples += 1
-            trial = Trial(bench, spec)
-            try:
-                statement(trial)
-                target(min(trial.largest, 2.0), label="error over budget")
-            except Unsupported as reason:
-                bench.examples -= 1
-                bench.refused += 1
-                if not bench.examples and bench.refused >= PATIENCE:
-                    pytest.skip(f"not applicable: {reason}")
-                reject()
-            except AssertionError as error:
-                _keep(bench, spec, statement, error)
-                raise
-
-        del test.__wrapped__  # its signature is not the statement's
-        strategy = specs() if draw is None else draw
-        if strategy.is_empty:  # skipped with its reason; hypothesis would make a test without parameters of it
-            marked: Any = functools.wraps(statement)(lambda bench: None)
-            del marked.__wrapped__
-        else:
-            marked = settings(
-                max_examples=max(1, round(settings().max_examples * LAW_SHARE * examples)),
-                suppress_health_check=[*HealthCheck],
-                phases=[*(phase for phase in Phase if phase is not Phase.explain)],  # it traces every line of Triton
-                deadline=None,
-            )(given(spec=strategy)(test))
-        marked.law = Law(statement, variants, when, frozenset(needs), strategy.is_empty)
-        return marked
+        made = Law(statement, variants, when, frozenset(needs), specs() if draw is None else draw, examples)
+        test = made.test(*(phase for phase in Phase if phase is not Phase.explain))  # it traces every line of Triton
+        test.law = made
+        return test
 
     return make
 

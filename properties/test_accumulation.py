@@ -115,10 +115,11 @@ def test_sum_and_companion_hold_what_fits(trial: Trial) -> None:
 
 
 @law(
+    "cce-exact,accumulate=kahan",
     "cce-exact,accumulate=hilo",
     "cce-exact",
     needs=NEEDS,
-    when=scheme("hilo", "fp32"),
+    when=scheme("kahan", "hilo", "fp32"),
     draw=specs(options=False, families=("coherent",), dtypes=("bfloat16",), n=16, v=321, d=16, reduction="sum"),
 )
 def test_smaller_tiles_cost_accurate_sums_little(trial: Trial) -> None:

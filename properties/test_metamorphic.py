@@ -14,6 +14,7 @@ from .strategies import specs
 EXACT = ["bit-exact", "schedule"]
 # Far from overflow and from subnormal numbers, where scaling would round.
 SAFE = ("gaussian", "peaked", "zipf", "duplicates", "powers", "integers", "coherent", "confident")
+SKIPPING = ("peaked", "confident", "zipf", "dominant")  # some tiles are kept and some are not
 WIDE = ("bfloat16", "float32")  # fp16 has too few exponents for scaling to stay exact
 
 
@@ -85,14 +86,14 @@ def test_columns_of_zeros_change_nothing(trial: Trial) -> None:
     "cce-exact,accumulate=hilo",
     "cce-exact",
     needs=EXACT,
-    draw=specs(families=SAFE, dtypes=WIDE, lse=False),
+    draw=specs(families=SAFE, dtypes=WIDE, lse=False, least=(2, 17, 2)),
 )
 def test_upstream_powers_of_two_scale_gradients(trial: Trial) -> None:
     """An upstream gradient times 2^k gives gradients times 2^k: the filter and the casts see the row's own scale.
 
     Source: Liger #512 (1/N applied before an fp16 cast); Apple's filter, which is blind to the upstream gradient.
     """
-    case, k = trial.case, trial.pick(-10, 10)
+    case, k = trial.case, 10 - 20 * trial.pick(0, 1)
     assert case.grad_loss is not None
     one, other = trial.outcome, trial.run(replace(case, grad_loss=scaled(case.grad_loss, k)))
     for name in ("d_embeddings", "d_classifier", "d_bias"):
@@ -147,7 +148,7 @@ def _rows(case: Case, rows: torch.Tensor | slice) -> Case:
     )
 
 
-@law("cce-no-filter", "cce-exact", needs=EXACT, when=unsorted, draw=specs(reduction="none", least=(2, 1, 1)))
+@law("cce-no-filter", "cce-exact", needs=EXACT, when=unsorted, draw=specs(reduction="none", least=(2, 65, 1)))
 def test_a_part_of_the_batch_is_as_it_was(trial: Trial) -> None:
     """The first rows alone have the losses, lse and, unfiltered, dE that they have in the batch."""
     rows = slice(0, max(1, trial.spec.n // 2))
@@ -233,7 +234,7 @@ def test_a_vocabulary_in_order_stays_so(trial: Trial) -> None:
     "cce-kahan-full-c",
     "cce,filter_c=no",
     needs=["filter", *EXACT],
-    draw=specs(),
+    draw=specs(families=SKIPPING, least=(2, 33, 2)),
     when=lambda v: None if v.filter_e and not v.filter_c else "it is no full-C variant",
 )
 def test_full_c_is_unfiltered_in_dc(trial: Trial) -> None:
@@ -246,7 +247,7 @@ def test_full_c_is_unfiltered_in_dc(trial: Trial) -> None:
     "cce-kahan-full-e",
     "cce,filter_e=no",
     needs=["filter", *EXACT],
-    draw=specs(),
+    draw=specs(families=SKIPPING, least=(2, 33, 2)),
     when=lambda v: None if v.filter_c and not v.filter_e else "it is no full-E variant",
 )
 def test_full_e_is_unfiltered_in_de(trial: Trial) -> None:
@@ -298,20 +299,19 @@ def test_a_sum_is_unreduced_losses_with_ones(trial: Trial) -> None:
     trial.same(trial.outcome, other, "d_embeddings", "d_classifier", "d_bias", "lse")
 
 
-@law("cce", "cce-exact", needs=["bit-exact"], draw=specs(reduction="none"))
+@law("cce", "cce-exact", needs=["bit-exact"], draw=specs(reduction="none", n=30))
 def test_shapes_before_the_last_dimension_do_not_matter(trial: Trial) -> None:
-    """(N, D) or (1, N, 1, D): the same numbers in the shape of the targets."""
-    case, n = trial.case, trial.spec.n
+    """(30, D) or (5, 2, 3, D): the same numbers in the shape of the targets."""
+    case, shape = trial.case, (5, 2, 3)
     assert case.grad_loss is not None
     deep = replace(
         case,
-        input=case.input[None, :, None],
-        target=case.target[None, :, None],
-        grad_loss=case.grad_loss[None, :, None],
-        grad_lse=None if case.grad_lse is None else case.grad_lse[None, :, None],
+        input=case.input.reshape(*shape, -1),
+        target=case.target.reshape(shape),
+        grad_loss=case.grad_loss.reshape(shape),
+        grad_lse=None if case.grad_lse is None else case.grad_lse.reshape(shape),
     )
     trial.same(trial.outcome, trial.run(deep))
-    assert n == len(case.target)
 
 
 @law(
