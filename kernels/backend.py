@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -30,6 +31,16 @@ def device_function(function: Callable[..., Any]) -> Any:
         return interpreted.rewrite()(*args, **kwargs)
 
     return call
+
+
+SIZES = ("N", "V", "ignore_index", "tiles_per_split", "splits", "target_splits")
+"""Kernel arguments of which no load is aligned better: Triton would compile anew where one is 1 or a multiple of 16."""
+
+
+def kernel(function: Callable[..., Any]) -> Any:
+    """`triton.jit` for what is launched."""
+    names = [name for name in SIZES if name in inspect.signature(function).parameters]
+    return triton.jit(function, do_not_specialize=names)
 
 
 def emulated_by(stand_in: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:

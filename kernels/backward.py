@@ -5,11 +5,10 @@ Two kernels with the same tiles and the same decisions: programs of one own rows
 rows of dC (and entries of dbias). Each output has one writer and a fixed order, so gradients repeat bit for bit.
 """
 
-import triton
 import triton.language as tl
 
 from .accumulate import HEADROOM, accumulate, rescale
-from .backend import device_function
+from .backend import device_function, kernel
 from .logits import add_bias, dot_logits, mask_columns, soft_cap
 from .matrix import gather_rows
 from .residual import is_live, load_row_data, logit_gradient, softmax
@@ -39,7 +38,7 @@ def tile_gradient(E, C, Bias, i, row_mask, rows, cols, col_mask, col_end, V, D, 
     return logit_gradient(p, raw, rows, cols, col_mask, V, softcap), p
 
 
-@triton.jit
+@kernel
 def embeddings_kernel(
     E,
     C,
@@ -98,7 +97,7 @@ def embeddings_kernel(
         tl.store(Mass + i, mass, mask=row_mask)
 
 
-@triton.jit
+@kernel
 def classifier_kernel(
     E,
     C,

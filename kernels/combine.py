@@ -4,10 +4,9 @@
 from typing import NamedTuple
 
 import torch
-import triton
 import triton.language as tl
 
-from .backend import device_function
+from .backend import device_function, kernel
 from .logsumexp import finite_or_zero
 from .rounding import exp
 
@@ -29,7 +28,7 @@ def token_loss(m, log_s, z_target, VARIANT: tl.constexpr):
         return (m + log_s) - z_target
 
 
-@triton.jit
+@kernel
 def combine_kernel(
     Max,
     Sum,

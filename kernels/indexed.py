@@ -1,15 +1,15 @@
 # mypy: ignore-errors
 """The paper's Algorithm 1: the target's logit as a dot product of its own, E_i . C_{x_i}."""
 
-import triton
 import triton.language as tl
 
+from .backend import kernel
 from .logits import add_bias, soft_cap
 from .matrix import gather_rows
 from .rounding import upcast
 
 
-@triton.jit
+@kernel
 def indexed_dot_kernel(E, C, Bias, Target, TargetLogit, softcap, N, V, D, ignore_index, TILES: tl.constexpr):
     """One program per block of rows: fp32 products, one partial sum per column of a D step, and one tree over those."""
     rows = tl.program_id(0) * TILES.block_n + tl.arange(0, TILES.block_n)

@@ -52,7 +52,7 @@ def forward(call: Call) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def forward_partial(call: Call) -> Partial:
     """What this vocabulary holds of the answer, one row of each result per split."""
     n, v, d = call.shape
-    tiles, flags = call.schedule.forward, call.variant.flags()
+    tiles, flags = call.schedule.forward, call.variant.flags("target")
     blocks = triton.cdiv(v, tiles.block_v)
     per_split = triton.cdiv(blocks, call.schedule.splits)
     splits = triton.cdiv(blocks, per_split)
@@ -125,7 +125,7 @@ def combine(call: Call, partial: Partial) -> tuple[Tensor, Tensor, Tensor, Tenso
         partial.max.shape[0],
         partial.target_logit.shape[0],
         call.ignore_index,
-        VARIANT=call.variant.flags(),
+        VARIANT=call.variant.flags("target"),
         BLOCK=COMBINE_BLOCK,
         enable_fp_fusion=call.schedule.fp_fusion,
     )
@@ -173,7 +173,14 @@ def backward(
             kept = torch.empty(row_blocks, dtype=torch.int32, device=e.ptr.device)
             mass = torch.empty(n, dtype=torch.float32, device=e.ptr.device)
         embeddings_kernel[(row_blocks,)](
-            *inputs, acc, kept, mass, *scalars, VARIANT=variant.flags(), TILES=tiles, **launch_options
+            *inputs,
+            acc,
+            kept,
+            mass,
+            *scalars,
+            VARIANT=variant.flags("filter_e", "accumulate"),
+            TILES=tiles,
+            **launch_options,
         )
         d_embeddings = None if acc.sum is None else acc.sum.to(call.embeddings.dtype)
         if stats is not None and kept is not None:
@@ -189,7 +196,15 @@ def backward(
             kept = torch.empty(vocabulary_blocks, dtype=torch.int32, device=e.ptr.device)
             mass = torch.zeros((vocabulary_blocks, n), dtype=torch.float32, device=e.ptr.device)
         classifier_kernel[(vocabulary_blocks,)](
-            *inputs, acc_c, d_bias, kept, mass, *scalars, VARIANT=variant.flags(), TILES=tiles, **launch_options
+            *inputs,
+            acc_c,
+            d_bias,
+            kept,
+            mass,
+            *scalars,
+            VARIANT=variant.flags("filter_c", "accumulate"),
+            TILES=tiles,
+            **launch_options,
         )
         d_classifier = None if acc_c.sum is None else acc_c.sum.to(call.classifier.dtype)
         if d_bias is not None and call.bias is not None:

@@ -5,10 +5,9 @@ Neither locks nor atomics: each program owns its rows' partial results for one s
 pair of Milakov and Gimelshein ("Online normalizer calculation for softmax", 2018) instead of a logaddexp chain.
 """
 
-import triton
 import triton.language as tl
 
-from .backend import device_function
+from .backend import device_function, kernel
 from .logits import add_bias, dot_logits, mask_columns, soft_cap
 from .rounding import exp
 
@@ -73,7 +72,7 @@ def visit_tile(
     return m, s, pick_target(z_target, z, (target - col0).to(tl.int32), VARIANT, TILES)
 
 
-@triton.jit
+@kernel
 def logsumexp_kernel(
     E,
     C,

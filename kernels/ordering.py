@@ -8,6 +8,7 @@ import torch
 import triton
 import triton.language as tl
 
+from .backend import kernel
 from .logits import add_bias
 from .matrix import gather_rows
 from .rounding import upcast
@@ -15,7 +16,7 @@ from .rounding import upcast
 BLOCK = 64
 
 
-@triton.jit
+@kernel
 def mean_rows_kernel(E, Target, Mean, N, D, ignore_index, BLOCK: tl.constexpr):
     """(D,) mean of the rows of E that are not ignored; one program per block of columns."""
     d0 = tl.program_id(0) * BLOCK
@@ -32,7 +33,7 @@ def mean_rows_kernel(E, Target, Mean, N, D, ignore_index, BLOCK: tl.constexpr):
     tl.store(Mean + cols, tl.div_rn(total, divisor), mask=cols < D)
 
 
-@triton.jit
+@kernel
 def mean_logit_kernel(C, Bias, Mean, MeanLogit, V, D, BLOCK: tl.constexpr):
     """(V,) C @ mean + bias; one program per block of the vocabulary."""
     cols = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)

@@ -5,11 +5,12 @@ import torch
 import triton
 import triton.language as tl
 
+from .backend import kernel
 from .launch import Call, operand, options, vector
 from .logits import add_bias, dot_logits, soft_cap
 
 
-@triton.jit
+@kernel
 def logits_kernel(
     E,
     C,

@@ -87,9 +87,10 @@ class Variant:
             raise TypeError(f"variant is a {type(variant).__name__}, expected a flag string or a Variant")
         return variant if isinstance(variant, Variant) else cls.parse(variant)
 
-    def flags(self) -> Variant:
-        """The compile-time part: the variant without eps, which kernels take as a run-time argument."""
-        return replace(self, eps=None)
+    def flags(self, *names: str) -> Variant:
+        """What a kernel is compiled for: the named fields, all others at their defaults, so that variants which differ
+        elsewhere share it."""
+        return Variant(**{name: getattr(self, name) for name in names})
 
 
 def every() -> list[Variant]:

@@ -29,7 +29,7 @@ MARKERS = {
 PROFILES: dict[str, dict[str, object]] = {
     "quick": {"max_examples": 25, "deadline": None, "derandomize": True},
     "standard": {"max_examples": 200, "deadline": None},
-    "exhaustive": {"max_examples": 5000, "deadline": None},
+    "exhaustive": {"max_examples": 600, "deadline": None},
 }
 
 OPTIONS: dict[str, dict[str, object]] = {

@@ -117,12 +117,12 @@ MUTANTS = (
         "col0 = tile * 32",
     ),
     Mutant(
-        "the flag of the backward sums rounds the forward logits",
+        "Kahan sums take the logits in other tiles",
         "backward_flags_do_not_touch_the_forward_pass",
-        "cce",
-        "logsumexp:visit_tile",
-        "fold_tile(m, s, z)",
-        'fold_tile(m, s, z if VARIANT.accumulate == "fp32" else z.to(tl.float16).to(tl.float32))',
+        "cce-kahan",
+        "launch:forward_partial",
+        "tiles, flags = call.schedule.forward,",
+        'tiles, flags = call.schedule.backward if call.variant.accumulate == "kahan" else call.schedule.forward,',
     ),
     Mutant(
         "the running maximum starts at 0",
