@@ -178,6 +178,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for line in summary(rows):
         terminalreporter.write_line(line)
     path = option(terminalreporter.config, "--law-report")
-    if isinstance(path, Path):
+    if isinstance(path, Path) and not hasattr(terminalreporter.config, "workerinput"):  # xdist's have a part of it
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"header": header(terminalreporter.config), "laws": rows}, indent=1) + "\n")

@@ -8,7 +8,7 @@ import torch
 from hypothesis import assume
 
 from .cases import Case
-from .law import Trial, both, law, unfiltered, unsorted, without_filter
+from .law import Trial, both, filtered_somewhere, in_order, law, unfiltered, unsorted, without_filter
 from .strategies import specs
 
 EXACT = ["bit-exact", "schedule"]
@@ -193,7 +193,7 @@ def test_all_ignored_is_nothing(trial: Trial) -> None:
         assert not bool(output.any()), f"{name} is {output.flatten()[0]}"
 
 
-@law("cce", "cce-kahan", needs=["filter", *EXACT], draw=specs())
+@law("cce", "cce-kahan", needs=["filter", *EXACT], when=filtered_somewhere, draw=specs())
 def test_eps_of_zero_filters_nothing(trial: Trial) -> None:
     """eps = 0 drops only what is exactly 0: gradients are those of the variant without filters."""
     none = replace(trial.variant, eps=0.0)
@@ -206,7 +206,7 @@ def test_eps_of_zero_filters_nothing(trial: Trial) -> None:
     "cce-no-filter,order=mean_logit",
     "cce",
     needs=EXACT,
-    when=lambda v: None if v.order == "mean_logit" else "it does not sort",
+    when=in_order,
     draw=specs(families=("gaussian", "zipf", "peaked")),
 )
 def test_a_vocabulary_in_order_stays_so(trial: Trial) -> None:

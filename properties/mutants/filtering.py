@@ -83,7 +83,7 @@ MUTANTS = (
     ),
     Mutant(
         "nothing is filtered",
-        "peaked_rows_have_tiles_of_both_kinds",
+        "what_is_skipped_is_negligible_and_what_is_kept_is_not",
         "cce",
         IS_LIVE,
         "if FILTER:",
