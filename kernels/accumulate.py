@@ -16,6 +16,7 @@ class Accumulator(NamedTuple):
 
     sum: torch.Tensor | None
     companion: torch.Tensor | None
+    columns: int
 
 
 @device_function

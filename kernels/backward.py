@@ -75,13 +75,15 @@ def embeddings_kernel(
             kept += 1
             g_storage = downcast(g, C.ptr.dtype.element_ty)
             for d in range(0, D, TILES.block_d):
-                c = gather_rows(C, cols, col_mask, d, D, TILES.block_d)
+                c = gather_rows(C, cols, col_mask, d, TILES.block_d)
                 v = dot(g_storage, c, tl.full((TILES.block_n, TILES.block_d), 0.0, tl.float32))
                 # An ignored row has g = 0, and 0 times a NaN in C is NaN.
                 v = tl.where(rows.valid[:, None], v * HEADROOM, 0.0)
                 j = d + tl.arange(0, TILES.block_d)
-                offsets = i.to(tl.int64)[:, None] * D + j[None, :]
-                accumulate(Acc, offsets, row_mask[:, None] & (j < D)[None, :], v, VARIANT, C.ptr.dtype.element_ty)
+                offsets = i.to(tl.int64)[:, None] * Acc.columns + j[None, :]
+                accumulate(
+                    Acc, offsets, row_mask[:, None] & (j < Acc.columns)[None, :], v, VARIANT, C.ptr.dtype.element_ty
+                )
             tl.debug_barrier()  # the next tile's loads of the sums may be made by other threads than these stores
         elif Mass is not None:
             mass += tl.sum(tl.where(rows.valid[:, None] & col_mask[None, :], p, 0.0), 1)
@@ -89,8 +91,8 @@ def embeddings_kernel(
     # at most 4 in sum, so that with HEADROOM they stay within half the largest entry of C.
     for d in range(0, D, TILES.block_d):
         j = d + tl.arange(0, TILES.block_d)
-        offsets = i.to(tl.int64)[:, None] * D + j[None, :]
-        rescale(Acc, offsets, row_mask[:, None] & (j < D)[None, :], rows.scale[:, None])
+        offsets = i.to(tl.int64)[:, None] * Acc.columns + j[None, :]
+        rescale(Acc, offsets, row_mask[:, None] & (j < Acc.columns)[None, :], rows.scale[:, None])
     if Kept is not None:
         tl.store(Kept + tl.program_id(0), kept)
     if Mass is not None:
@@ -149,12 +151,12 @@ def classifier_kernel(
                     g_storage = downcast(g * relative_scale(rows.scale, scale)[:, None], E.ptr.dtype.element_ty)
                 for d in range(0, D, TILES.block_d):
                     # An ignored row may hold NaN, and 0 * NaN is NaN: it is not even loaded.
-                    e = gather_rows(E, i, rows.valid, d, D, TILES.block_d)
+                    e = gather_rows(E, i, rows.valid, d, TILES.block_d)
                     v = dot(tl.trans(g_storage), e, tl.full((TILES.block_v, TILES.block_d), 0.0, tl.float32))
                     v = v * scale
                     j = d + tl.arange(0, TILES.block_d)
-                    offsets = cols.to(tl.int64)[:, None] * D + j[None, :]
-                    mask = col_mask[:, None] & (j < D)[None, :]
+                    offsets = cols.to(tl.int64)[:, None] * Acc.columns + j[None, :]
+                    mask = col_mask[:, None] & (j < Acc.columns)[None, :]
                     accumulate(Acc, offsets, mask, v, VARIANT, E.ptr.dtype.element_ty)
                 tl.debug_barrier()  # as in embeddings_kernel
             elif Mass is not None:

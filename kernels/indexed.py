@@ -18,7 +18,7 @@ def indexed_dot_kernel(E, C, Bias, Target, TargetLogit, softcap, N, V, D, ignore
     valid = row_mask & (target != ignore_index)
     parts = tl.full((TILES.block_n, TILES.block_d), 0.0, tl.float32)
     for d in range(0, D, TILES.block_d):
-        e = upcast(gather_rows(E, rows, valid, d, D, TILES.block_d))
-        parts += e * upcast(gather_rows(C, target, valid, d, D, TILES.block_d))
+        e = upcast(gather_rows(E, rows, valid, d, TILES.block_d))
+        parts += e * upcast(gather_rows(C, target, valid, d, TILES.block_d))
     z = add_bias(tl.sum(parts, 1), Bias, target, valid)
     tl.store(TargetLogit + rows, soft_cap(z, softcap), mask=row_mask)

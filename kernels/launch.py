@@ -16,7 +16,7 @@ from .backward import classifier_kernel, embeddings_kernel
 from .combine import Partial, combine_kernel
 from .indexed import indexed_dot_kernel
 from .logsumexp import logsumexp_kernel
-from .matrix import Matrix
+from .matrix import Matrix, Vector
 from .ordering import mean_logit_order
 from .schedule import Schedule, Tiles
 from .statistics import Statistics
@@ -188,7 +188,7 @@ def backward(
             stats.tiles_skipped_e = row_blocks * vocabulary_blocks - stats.tiles_kept_e
             stats.filtered_mass_e = mass
     if want_c or want_bias:
-        acc_c = _accumulator(call.classifier, variant) if want_c else Accumulator(None, None)
+        acc_c = _accumulator(call.classifier, variant) if want_c else Accumulator(None, None, d)
         if want_bias:
             d_bias = torch.empty(v, dtype=torch.float32, device=e.ptr.device)
         kept = mass = None
@@ -220,7 +220,7 @@ def _accumulator(output: Tensor, variant: Variant) -> Accumulator:
     dtype = torch.float32 if variant.accumulate == "fp32" else output.dtype
     total = torch.zeros(output.shape, dtype=dtype, device=output.device)
     carries = variant.accumulate in ("kahan", "hilo")
-    return Accumulator(total, torch.zeros_like(total) if carries else None)
+    return Accumulator(total, torch.zeros_like(total) if carries else None, output.shape[1])
 
 
 def options(tiles: Tiles, schedule: Schedule) -> dict[str, Any]:
@@ -228,11 +228,11 @@ def options(tiles: Tiles, schedule: Schedule) -> dict[str, Any]:
 
 
 def _matrix(x: Tensor) -> Matrix:
-    return Matrix(x, x.stride(0), x.stride(1))
+    return Matrix(x, x.stride(0), x.stride(1), x.shape[1])
 
 
-def vector(x: Tensor | None) -> Matrix | None:
-    return None if x is None else Matrix(x, x.stride(0), 0)
+def vector(x: Tensor | None) -> Vector | None:
+    return None if x is None else Vector(x, x.stride(0))
 
 
 def operand(x: Tensor, block_rows: int, schedule: Schedule) -> tuple[Matrix | TensorDescriptor, bool]:

@@ -26,8 +26,8 @@ def dot_logits(
     """(BLOCK_N, BLOCK_V) fp32 products of rows of E and rows of C, summed over D in steps of BLOCK_D."""
     z = tl.full((TILES.block_n, TILES.block_v), 0.0, tl.float32)
     for d in range(0, D, TILES.block_d):
-        e = load_rows(E, row0, rows, row_mask, d, D, TILES.block_d, E_DESCRIPTOR)
-        c = load_rows(C, col0, cols, col_mask, d, D, TILES.block_d, C_DESCRIPTOR)
+        e = load_rows(E, row0, rows, row_mask, d, TILES.block_d, E_DESCRIPTOR)
+        c = load_rows(C, col0, cols, col_mask, d, TILES.block_d, C_DESCRIPTOR)
         z = dot(e, tl.trans(c), z)
     return z
 

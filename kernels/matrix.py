@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""A matrix as one kernel argument, and the two ways to load a block of it."""
+"""A matrix as one kernel argument, and the two ways to load a block of it; a vector likewise."""
 
 from typing import NamedTuple
 
@@ -15,6 +15,14 @@ class Matrix(NamedTuple):
     ptr: torch.Tensor
     stride_row: int
     stride_col: int
+    columns: int  # Triton compiles for its alignment, so that masked loads are wide; loops take D, which is any number
+
+
+class Vector(NamedTuple):
+    """A strided vector in device memory."""
+
+    ptr: torch.Tensor
+    stride_row: int
 
 
 @device_function
@@ -25,17 +33,17 @@ def load_or_zero(pointers, mask):
 
 
 @device_function
-def gather_rows(M, rows, row_mask, col0, n_cols, BLOCK: tl.constexpr):
+def gather_rows(M, rows, row_mask, col0, BLOCK: tl.constexpr):
     """(len(rows), BLOCK) entries of the given rows, columns from col0 on; 0 outside the mask and the matrix."""
     cols = col0 + tl.arange(0, BLOCK)
     offsets = rows.to(tl.int64)[:, None] * M.stride_row + cols.to(tl.int64)[None, :] * M.stride_col
-    return load_or_zero(M.ptr + offsets, row_mask[:, None] & (cols < n_cols)[None, :])
+    return load_or_zero(M.ptr + offsets, row_mask[:, None] & (cols < M.columns)[None, :])
 
 
 @device_function
-def load_rows(M, row0, rows, row_mask, col0, n_cols, BLOCK: tl.constexpr, DESCRIPTOR: tl.constexpr):
+def load_rows(M, row0, rows, row_mask, col0, BLOCK: tl.constexpr, DESCRIPTOR: tl.constexpr):
     """As gather_rows for rows = row0, row0 + 1, ...: by a tensor descriptor M or by pointers into a matrix M."""
     if DESCRIPTOR:
         return M.load([row0, col0])
     else:
-        return gather_rows(M, rows, row_mask, col0, n_cols, BLOCK)
+        return gather_rows(M, rows, row_mask, col0, BLOCK)

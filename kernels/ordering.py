@@ -26,7 +26,7 @@ def mean_rows_kernel(E, Target, Mean, N, D, ignore_index, BLOCK: tl.constexpr):
         rows = row0 + tl.arange(0, BLOCK)
         target = tl.load(Target.ptr + rows.to(tl.int64) * Target.stride_row, mask=rows < N, other=ignore_index)
         valid = target != ignore_index
-        total += tl.sum(upcast(gather_rows(E, rows, valid, d0, D, BLOCK)), 0)
+        total += tl.sum(upcast(gather_rows(E, rows, valid, d0, BLOCK)), 0)
         count += tl.sum(valid.to(tl.int32), 0)
     divisor = tl.full((BLOCK,), 1.0, tl.float32) * tl.maximum(count, 1)
     cols = d0 + tl.arange(0, BLOCK)
@@ -42,7 +42,7 @@ def mean_logit_kernel(C, Bias, Mean, MeanLogit, V, D, BLOCK: tl.constexpr):
     for d in range(0, D, BLOCK):
         j = d + tl.arange(0, BLOCK)
         mean = tl.load(Mean + j, mask=j < D, other=0.0)
-        parts += upcast(gather_rows(C, cols, mask, d, D, BLOCK)) * mean[None, :]
+        parts += upcast(gather_rows(C, cols, mask, d, BLOCK)) * mean[None, :]
     tl.store(MeanLogit + cols, add_bias(tl.sum(parts, 1), Bias, cols, mask), mask=mask)
 
 

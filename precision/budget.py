@@ -239,7 +239,8 @@ class _GradientBudget:
             # |d sech^2 / dy| = 2 |tanh| sech^2; and a slope lies in [0, slope] whatever the error
             change = torch.where(away < 0.5, 2 * slope * away, slope)
             rounded = torch.where(slope == 0, 0.0, slope * U * (8 + 2 * exp_roundings(2 * y)))
-            dg = slope * dg + (coefficient + dg) * (rounded + change) + EXP_UNDERFLOW * self.size
+            flushed = 4 * EXP_UNDERFLOW  # of the slope, 4 q / (1 + q)^2 with q an exponential
+            dg = slope * dg + (coefficient + dg) * (rounded + change) + flushed * (self.size + dg)
         return torch.where(stream.valid, dg.clamp(max=1e300), 0.0)  # an infinity times a 0 of E or C would be NaN
 
     def _live_tiles(self, g: Tensor, dg: Tensor) -> tuple[Tensor, Tensor]:

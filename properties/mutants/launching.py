@@ -76,8 +76,8 @@ MUTANTS = (
         "strides_do_not_matter",
         "cce-exact",
         "launch:_matrix",
-        "Matrix(x, x.stride(0), x.stride(1))",
-        "Matrix(x, x.shape[1], 1)",
+        "Matrix(x, x.stride(0), x.stride(1), x.shape[1])",
+        "Matrix(x, x.shape[1], 1, x.shape[1])",
     ),
     Mutant(
         "vectors are taken to have one element",
