@@ -11,10 +11,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy
+
+from ccelab.kernels import backend  # before triton: it chooses between GPU and interpreter
+
+# isort: split
 import torch
 import triton
-
-from ccelab.kernels import backend
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -148,20 +148,7 @@ def run(case: Case, subject: Subject = linear_cross_entropy) -> Outcome:
     stats = Statistics()
     given = (case.input, case.linear_weight, case.linear_bias)
     leaves = [x.detach().requires_grad_(w) if x is not None else None for x, w in zip(given, case.wanted, strict=True)]
-    result = subject(
-        leaves[0],
-        leaves[1],
-        case.target,
-        linear_bias=leaves[2],
-        reduction=case.reduction,
-        ignore_index=case.ignore_index,
-        softcap=case.softcap,
-        shift=case.shift,
-        return_lse=case.grad_lse is not None,
-        variant=case.variant,
-        schedule=case.schedule,
-        stats=stats,
-    )
+    result = called(replace(case, input=leaves[0], linear_weight=leaves[1], linear_bias=leaves[2]), subject, stats)  # type: ignore[arg-type]
     loss, lse = result if case.grad_lse is not None else (result, None)
     outputs = {"reduced": _rows(loss, case.shift)}
     if case.reduction == "none":
@@ -180,6 +167,24 @@ def run(case: Case, subject: Subject = linear_cross_entropy) -> Outcome:
                 assert gradient.shape == leaf.shape
                 outputs[name] = gradient.reshape(-1, gradient.shape[-1]) if name == "d_embeddings" else gradient
     return Outcome(outputs=outputs, stats=stats)
+
+
+def called(case: Case, subject: Subject, stats: Statistics | None = None) -> Any:
+    """What the subject returns for the case."""
+    return subject(
+        case.input,
+        case.linear_weight,
+        case.target,
+        linear_bias=case.linear_bias,
+        reduction=case.reduction,
+        ignore_index=case.ignore_index,
+        softcap=case.softcap,
+        shift=case.shift,
+        return_lse=case.grad_lse is not None,
+        variant=case.variant,
+        schedule=case.schedule,
+        stats=stats,
+    )
 
 
 def _rows(output: Tensor, shift: int) -> Tensor:

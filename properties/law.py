@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from ccelab.precision.measure import pattern, quotient
 # By its full name: pytest loads the laws as `properties.law`, whose `.promises` is another module than adapters import.
 from ccelab.properties.promises import Unsupported
 
-from .cases import SMALL, Case, Outcome, Verdict, judge, run
+from .cases import SMALL, Case, Outcome, Verdict, called, judge, run
 from .spec import DTYPE, Spec
 from .strategies import specs
 from .subject import Subject, accepted
@@ -110,6 +110,7 @@ class Bench:
     failures: Path
     replay: Spec | None = None
     examples: int = 0
+    failure: dict[str, Any] | None = None  # the smallest example found: its spec and what was said
     refused: int = 0  # as `Unsupported`
     closest: float = 0.0
     tiles: dict[str, int] = field(default_factory=lambda: {"kept": 0, "skipped": 0})
@@ -144,8 +145,10 @@ class Trial:
 
     @property
     def schedule(self) -> Schedule:
-        if "schedule" in self.bench.subject.promises:
-            return SMALL
+        return SMALL if "schedule" in self.bench.subject.promises else self.default_schedule
+
+    @property
+    def default_schedule(self) -> Schedule:
         return default_schedule(DTYPE[self.spec.dtype], self.spec.n, self.spec.d)
 
     def pick(self, low: int, high: int) -> int:
@@ -165,6 +168,12 @@ class Trial:
         if kept and skipped:
             event("tiles kept and skipped")
         return outcome
+
+    def call(self, case: Case, input: Tensor, linear_weight: Tensor) -> Tensor:
+        """The subject's loss at other leaves, its graph with it."""
+        given = replace(case, input=input, linear_weight=linear_weight)
+        loss: Tensor = called(given, accepted(self.bench.subject))
+        return loss
 
     def judge(self, case: Case | None = None, outcome: Outcome | None = None) -> Verdict:
         """Every output within its budget."""
@@ -312,6 +321,7 @@ def _keep(bench: Bench, spec: Spec, statement: Callable[..., None], error: Excep
     law_name = statement.__name__
     path = bench.failures / f"{law_name.removeprefix('test_')}-{zlib.crc32(str(bench.variant).encode()):08x}.json"
     spec.save(path)
+    bench.failure = {"spec": asdict(spec), "message": str(error)}
     subject = "" if bench.subject.name == "ours" else f" --subject {bench.subject.name}"
     summary = (statement.__doc__ or "").strip().partition("\n")[0]
     error.add_note(

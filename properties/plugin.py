@@ -8,7 +8,6 @@ their own. Hypothesis profiles are registered only; ``--hypothesis-profile NAME`
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import sys
 from collections.abc import Iterator
@@ -29,7 +28,7 @@ MARKERS = {
 PROFILES: dict[str, dict[str, object]] = {
     "quick": {"max_examples": 25, "deadline": None, "derandomize": True},
     "standard": {"max_examples": 200, "deadline": None},
-    "exhaustive": {"max_examples": 600, "deadline": None},
+    "exhaustive": {"max_examples": 500, "deadline": None},
 }
 
 OPTIONS: dict[str, dict[str, object]] = {
@@ -92,6 +91,12 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.update(CUDA_VISIBLE_DEVICES="", TRITON_INTERPRET="1")
     if option(config, "--device") == "cuda" and (reason := why_no_gpu()):
         raise pytest.UsageError(f"--device cuda: {reason}")
+    path = option(config, "--law-report")
+    if isinstance(path, Path) and not hasattr(config, "workerinput"):  # a worker of xdist sees a part of it
+        from .law_report import LawReport
+
+        judged = {"subject": option(config, "--subject"), "variants": option(config, "--variant") or "each law's own"}
+        config.pluginmanager.register(LawReport(path, judged))
 
 
 def register_profiles() -> None:
@@ -146,6 +151,7 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
                         "refused": bench.refused,
                         "closest": bench.closest,
                         "tiles": bench.tiles,
+                        "failure": bench.failure,
                     },
                 )
             )
@@ -171,13 +177,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     reports = [r for state in ("passed", "failed", "skipped") for r in terminalreporter.stats.get(state, [])]
     if not any(dict(report.user_properties).get("law") for report in reports):
         return
-    from .suite import header, summary, tally
+    from .suite import summary, tally
 
     rows = tally(reports)
     terminalreporter.section("laws")
     for line in summary(rows):
         terminalreporter.write_line(line)
-    path = option(terminalreporter.config, "--law-report")
-    if isinstance(path, Path) and not hasattr(terminalreporter.config, "workerinput"):  # xdist's have a part of it
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"header": header(terminalreporter.config), "laws": rows}, indent=1) + "\n")

@@ -62,14 +62,14 @@ def header(config: pytest.Config) -> list[str]:
 
 
 def tally(reports: Iterable[pytest.TestReport]) -> list[dict[str, Any]]:
-    """One row per law and variant: outcome, reason, examples, closest approach to the budget, tiles."""
+    """One row per law and variant: outcome, reason, examples, closest approach to the budget, tiles, the failure."""
     rows = []
     for report in reports:
         properties = dict(report.user_properties)
         law: Any = properties.get("law")
         if law is None or (report.passed and report.when != "call"):
             continue
-        seen: Any = properties.get("seen", {"examples": 0, "closest": 0.0, "tiles": {}})
+        seen: Any = properties.get("seen", {"examples": 0, "closest": 0.0, "tiles": {}, "failure": None})
         outcome = {"passed": "pass", "failed": "fail", "skipped": "not applicable"}[report.outcome]
         reason = ""
         if report.skipped and isinstance(report.longrepr, tuple):
