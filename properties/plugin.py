@@ -52,10 +52,13 @@ OPTIONS: dict[str, dict[str, object]] = {
     "--law-report": {"metavar": "FILE", "type": Path, "help": "write the summary of the laws as JSON"},
 }
 FAILURES = Path(".ccelab/failures")
+CONTROLLER = "CCELAB_CONTROLLER"  # the process that started the workers of a run of ours
 
 
 def concerns_ccelab() -> bool:
     """Whether this run is one of ccelab's: by its arguments, or because it starts in its checkout."""
+    if "PYTEST_XDIST_WORKER" in os.environ and os.environ.get(CONTROLLER) == str(os.getppid()):
+        return True  # a worker of xdist, which has no arguments
     words = sys.argv[1:]
     return (
         any("ccelab" in word for word in words)
@@ -66,6 +69,7 @@ def concerns_ccelab() -> bool:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     if concerns_ccelab():
+        os.environ[CONTROLLER] = str(os.getpid())
         group = parser.getgroup("ccelab", "laws of the linear cross-entropy")
         for name, how in OPTIONS.items():
             group.addoption(name, **how)
