@@ -1,6 +1,6 @@
 # make report   measure every preset against its error budget -> out/report (uses a GPU where there is one)
 # make test     lint, type-check and test
-# make readme   the README's tables, from precision/baselines
+# make readme   what is generated: the README's tables, the list of laws, the findings
 #
 # Needs Python 3.11 to 3.13 and nothing else; everything is installed into .venv from constraints.txt.
 #   make PYTHON=python3.12 report
@@ -40,6 +40,8 @@ format: $(STAMP)
 
 readme: $(STAMP)
 	$(BIN)/python -m ccelab.precision.markdown README.md
+	$(BIN)/python -m ccelab.properties.catalogue properties/LAWS.md
+	$(BIN)/python -m ccelab.properties.findings precision/FINDINGS.md
 
 install: $(STAMP)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import textwrap
 from pathlib import Path
@@ -22,17 +23,18 @@ def begin(name: str) -> str:
 
 
 def renew(text: str) -> str:
-    """`text` with what stands between the marks of each report replaced by its table.
+    """`text` with what stands between the marks of each report replaced by its table or sentence.
 
     Raises:
         ValueError: a mark is missing.
     """
-    for name, title in SHOWN.items():
+    sections = {name: _section(title, Report.read(BASELINES / f"{name}.json")) for name, title in SHOWN.items()}
+    for name, section in {**sections, "laws-bfloat16": _laws()}.items():
         before, mark, rest = text.partition(begin(name))
         _, end, after = rest.partition(END)
         if not mark or not end:
             raise ValueError(f"the text needs a line {begin(name)!r} and, below it, {END!r}")
-        text = f"{before}{mark}\n{_section(title, Report.read(BASELINES / f'{name}.json'))}\n{END}{after}"
+        text = f"{before}{mark}\n{section}\n{END}{after}"
     return text
 
 
@@ -46,6 +48,22 @@ def _section(title: str, report: Report) -> str:
     )
     text = textwrap.fill(f"{title} ({where}, torch {source.torch}) {_summary(report)} {loss}", 120)
     return f"{text}\n\n{_table(report)}"
+
+
+def _laws() -> str:
+    """What the exhaustive profile found in our own kernels on a GPU."""
+    run = json.loads((BASELINES.parent / "laws" / "ours-bfloat16-h100.json").read_text())
+    rows, source = run["laws"], run["provenance"]
+    tried = [row for row in rows if row["examples"]]
+    failed = [row for row in tried if row["outcome"] == "fail"]
+    text = (
+        f"On an {source['device']}, torch {source['torch']}, the `exhaustive` profile tried {run['examples']} examples "
+        f"of {len({row['name'] for row in tried})} laws on {len({row['variant'] for row in tried})} presets in bfloat16: "
+        f"{len(failed) or 'no'} violations."
+    )
+    if not run["complete"]:
+        text += f" It was stopped after {len(rows)} of {run['pairs']} pairs of a law and a preset."
+    return textwrap.fill(text, 120)
 
 
 def _summary(report: Report) -> str:

@@ -321,7 +321,7 @@ def _keep(bench: Bench, spec: Spec, statement: Callable[..., None], error: Excep
     law_name = statement.__name__
     path = bench.failures / f"{law_name.removeprefix('test_')}-{zlib.crc32(str(bench.variant).encode()):08x}.json"
     spec.save(path)
-    bench.failure = {"spec": asdict(spec), "message": str(error)}
+    bench.failure = {"spec": asdict(spec), "message": str(error) or type(error).__name__}
     subject = "" if bench.subject.name == "ours" else f" --subject {bench.subject.name}"
     summary = (statement.__doc__ or "").strip().partition("\n")[0]
     error.add_note(

@@ -42,13 +42,22 @@ OPTIONS: dict[str, dict[str, object]] = {
         "metavar": "NAME",
         "help": f"who is judged: ours, {', '.join(NAMED)}, or package.module:function",
     },
+    "--without": {
+        "action": "append",
+        "metavar": "PROMISE",
+        "help": "judge as if the subject did not promise this, so that one defect does not hide the next; repeatable",
+    },
     "--device": {"choices": ("auto", "cpu", "cuda"), "default": "auto", "help": "auto takes a GPU where there is one"},
     "--dtype": {
         "action": "append",
         "choices": ("bfloat16", "float16", "float32"),
         "help": "judge in this dtype alone; repeatable",
     },
-    "--replay": {"metavar": "FILE", "type": Path, "help": "judge the one example that a failure saved"},
+    "--replay": {
+        "metavar": "FILE",
+        "type": Path,
+        "help": "judge the one example that a failure saved, or those in a law report",
+    },
     "--law-report": {"metavar": "FILE", "type": Path, "help": "write the summary of the laws as JSON"},
 }
 FAILURES = Path(".ccelab/failures")
@@ -99,8 +108,25 @@ def pytest_configure(config: pytest.Config) -> None:
     if isinstance(path, Path) and not hasattr(config, "workerinput"):  # a worker of xdist sees a part of it
         from .law_report import LawReport
 
-        judged = {"subject": option(config, "--subject"), "variants": option(config, "--variant") or "each law's own"}
-        config.pluginmanager.register(LawReport(path, judged))
+        config.pluginmanager.register(LawReport(path, judged(config)))
+
+
+def judged(config: pytest.Config) -> dict[str, object]:
+    """Who is judged as what, for the law report."""
+    from .subject import load, version
+
+    name = str(option(config, "--subject"))
+    try:
+        peer = version(load(name))
+    except ValueError as error:
+        raise pytest.UsageError(str(error)) from None
+    return {
+        "subject": name,
+        "peer version": peer,
+        "without": option(config, "--without") or [],
+        "dtypes": option(config, "--dtype") or ["all"],
+        "variants": option(config, "--variant") or "each law's own",
+    }
 
 
 def register_profiles() -> None:

@@ -74,8 +74,20 @@ class Spec:
 
     @classmethod
     def load(cls, path: Path) -> Spec:
-        values = json.loads(path.read_text())
+        return cls.of(json.loads(path.read_text()))
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> Spec:
         return cls(**{**values, "wanted": tuple(values.get("wanted", (True, True, True)))})
+
+    @classmethod
+    def example(cls, path: Path, law: str) -> Spec | None:
+        """What `save` wrote; of a law report, the example on which the law failed, None where it did not fail."""
+        values = json.loads(path.read_text())
+        if "laws" not in values:
+            return cls.of(values)
+        failures = (row["failure"] for row in values["laws"] if row["name"] == law and row["failure"])
+        return next((cls.of(failure["spec"]) for failure in failures), None)
 
 
 def _upstream(kind: str, shape: tuple[int, ...], g: torch.Generator) -> Tensor:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
+from importlib import import_module, metadata
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
+
+import torch
 
 from ccelab.kernels import Variant, linear_cross_entropy
 
@@ -56,6 +60,24 @@ def load(name: str) -> Subject:
         raise ValueError(f"{name} promises {', '.join(sorted(unknown))}; known are {', '.join(PROMISES)}")
     budget = getattr(call, "budget", "cce-exact")
     return Subject(name, call, promises, Variant.of(budget))
+
+
+def version(subject: Subject) -> str | None:
+    """Of the package that the subject comes from. It is read, not imported: adapters import peers when they are called.
+
+    None where there is no saying.
+    """
+    package = "ccelab" if subject.is_ours else (getattr(subject.call, "package", None) or ("", ""))[0]
+    if not package:
+        return str(torch.__version__) if subject.call.__module__.endswith(".torch_own") else None
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # on the path, but not installed
+        spec = find_spec(package)
+    if spec is None or spec.origin is None:
+        return None
+    found = re.search(r"^__version__ = [\"'](.+)[\"']", Path(spec.origin).read_text(), flags=re.MULTILINE)
+    return found.group(1) if found else None
 
 
 def accepted(subject: Subject) -> Callable[..., Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ccelab.kernels import PRESETS, Variant, backend, every
 from . import plugin
 from .cases import DEVICE, SMALL
 from .law import Bench, Law
+from .promises import PROMISES
 from .spec import Spec
 from .subject import Subject, load
 
@@ -25,16 +27,31 @@ def benches(law: Law, config: pytest.Config, failures: Path) -> list[Any]:
     Raises:
         ValueError: an option names a variant or a subject that does not exist.
     """
-    subject = load(str(plugin.option(config, "--subject")))
+    subject = judged(config)
     replay = plugin.option(config, "--replay")
-    spec = Spec.load(replay) if isinstance(replay, Path) else None
+    spec = Spec.example(replay, law.name) if isinstance(replay, Path) else None
     parameters = []
     for variant in chosen(law, config, subject):
         bench = Bench(subject, variant, failures, spec)
         reason = law.refusal(subject, variant)
+        if spec is None and replay is not None:
+            reason = f"{replay} holds no example of it"
         marks = [pytest.mark.skip(reason=f"not applicable: {reason}")] if reason else []
         parameters.append(pytest.param(bench, id=str(variant), marks=marks))
     return parameters
+
+
+def judged(config: pytest.Config) -> Subject:
+    """The subject that is asked for, less the promises that it is to be judged without.
+
+    Raises:
+        ValueError: there is no such subject, or no such promise.
+    """
+    without: list[str] = plugin.option(config, "--without") or []  # type: ignore[assignment]
+    if unknown := set(without) - PROMISES.keys():
+        raise ValueError(f"no promise {', '.join(sorted(unknown))}; known are {', '.join(PROMISES)}")
+    subject = load(str(plugin.option(config, "--subject")))
+    return replace(subject, promises=subject.promises - set(without))
 
 
 def chosen(law: Law, config: pytest.Config, subject: Subject) -> list[Variant]:
@@ -53,9 +70,11 @@ def header(config: pytest.Config) -> list[str]:
     """What is judged, and by which versions on what."""
     names = plugin.option(config, "--variant")
     variants = ", ".join(map(str, names)) if names else "those that each law needs"  # type: ignore[call-overload]
+    without: list[str] = plugin.option(config, "--without") or []  # type: ignore[assignment]
+    less = f" without {', '.join(without)}" if without else ""
     machine = f"torch {torch.__version__}, Python {platform.python_version()}"
     return [
-        f"ccelab: subject {plugin.option(config, '--subject')}; variants: {variants}",
+        f"ccelab: subject {plugin.option(config, '--subject')}{less}; variants: {variants}",
         f"ccelab: {backend.describe(torch.device(DEVICE))}, {machine}",
         f"ccelab: schedule {SMALL}",
     ]

@@ -121,6 +121,7 @@ def test_sum_and_companion_hold_what_fits(trial: Trial) -> None:
     needs=NEEDS,
     when=scheme("kahan", "hilo", "fp32"),
     draw=specs(options=False, families=("coherent",), dtypes=("bfloat16",), n=16, v=321, d=16, reduction="sum"),
+    examples=0.6,
 )
 def test_smaller_tiles_cost_accurate_sums_little(trial: Trial) -> None:
     """Tiles of 16, 32 or 64 classes: dE within 1.5 times the error of the widest, for sums that carry their low part.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import pytest
 import torch
 from hypothesis import assume
 
@@ -40,7 +39,7 @@ def test_strided_upstream_gradients_are_within_budget(trial: Trial) -> None:
     trial.judge(replace(case, grad_loss=case.grad_loss[:1].expand(trial.spec.n)))
 
 
-@law("cce", "cce-exact", draw=specs(families=ORDINARY, reduction="none", upstream="signed", lse=False))
+@law("cce", "cce-exact", draw=specs(families=ORDINARY, upstream="signed", lse=False))
 def test_a_second_backward_pass_is_the_first_one_again(trial: Trial) -> None:
     """backward() twice through one graph: gradients within budget both times, or an error that says no.
 
@@ -73,7 +72,7 @@ def test_a_mean_over_nothing_is_no_accident(trial: Trial) -> None:
     try:
         outcome = trial.run(case)
     except ArithmeticError as error:
-        pytest.fail(f"{type(error).__name__}: {error}")
+        raise AssertionError(f"{type(error).__name__}: {error}") from error
     for name, output in outcome.outputs.items():
         wrong = ~((output == 0) | output.isnan())
         assert not bool(wrong.any()), f"{name} is {float(output[wrong][0])}"
@@ -97,7 +96,9 @@ def test_a_wrong_target_gives_no_plausible_number(trial: Trial) -> None:
         assert not torch.tensor(loss).isfinite(), f"the loss at target {wrong} of {trial.spec.v} classes is {loss}"
 
 
-@law("cce", "cce-exact", draw=specs(families=ORDINARY, dtypes=("bfloat16", "float32"), n=130, v=272, d=520))
+@law(
+    "cce", "cce-exact", draw=specs(families=ORDINARY, dtypes=("bfloat16", "float32"), n=130, v=272, d=520), examples=0.6
+)
 def test_problems_larger_than_anybodys_block_are_within_budget(trial: Trial) -> None:
     """N = 130, V = 272 and D = 520: more than a block of 128 rows, and more than two of 256 columns, for subjects that
     choose their own blocks; ours takes its default schedule.

@@ -17,7 +17,7 @@ from .strategies import specs
     "cce-exact",
     needs=["schedule"],
     when=unsorted,
-    draw=specs(families=("confident", "peaked"), reduction="none", ignored=0, least=(2, 33, 2)),
+    draw=specs(families=("confident",), reduction="none", ignored=0, least=(2, 33, 33)),
 )
 def test_nan_in_a_row_stays_in_its_row(trial: Trial) -> None:
     """NaN in E_i: loss_i, lse_i and dE_i are NaN, all of dC is; other rows of loss and lse keep every bit.
@@ -98,8 +98,8 @@ def test_nothing_but_masked_classes(trial: Trial) -> None:
     """All biases -inf: the lse is -inf as torch's, the gradients are NaN, and no plausible number appears."""
     bias = torch.full((trial.spec.v,), -torch.inf, device=trial.case.input.device)
     outcome = trial.run(replace(trial.case, linear_bias=bias))
-    assert bool((outcome["lse"] == -torch.inf).all())
-    assert bool(outcome["d_embeddings"].isnan().all())
+    assert bool((outcome["lse"] == -torch.inf).all()), f"the lse is {float(outcome['lse'][0])} and not -inf"
+    assert bool(outcome["d_embeddings"].isnan().all()), "dE holds plausible numbers"
 
 
 @law(

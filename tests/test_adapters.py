@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,10 +13,10 @@ import pytest
 import torch
 
 from ccelab.kernels import Variant
-from ccelab.properties.adapters import NAMED
+from ccelab.properties.adapters import NAMED, interpreted
 from ccelab.properties.cases import Case, run
 from ccelab.properties.promises import PROMISES, Unsupported
-from ccelab.properties.subject import Subject, accepted, load
+from ccelab.properties.subject import Subject, accepted, load, version
 
 PEERS = {"cut_cross_entropy": "apple", "liger_kernel": "liger", "quack": "quack"}
 
@@ -39,6 +40,7 @@ class Fake:
 def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
     """All peers, replaced."""
     heard = Fake()
+    monkeypatch.setattr("ccelab.properties.adapters.interpreted.IS_INTERPRETED", False)  # nothing is computed
     functions = {
         "cut_cross_entropy": ("linear_cross_entropy",),
         "liger_kernel": (),
@@ -169,6 +171,46 @@ def test_quack_takes_the_way_that_its_module_takes(options: dict[str, Any], func
 def test_quack_refuses_ragged_rows_of_logits(fake: Fake) -> None:
     with pytest.raises(Unsupported, match="16 bytes"):
         call("quack", case(v=23))
+
+
+@pytest.mark.parametrize(("name", "found"), [("ours", metadata.version("ccelab")), ("torch", torch.__version__)])
+def test_a_version_is_that_of_the_package(name: str, found: str) -> None:
+    assert version(load(name)) == found
+
+
+def test_a_version_is_read_without_an_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cut_cross_entropy").mkdir()
+    (tmp_path / "cut_cross_entropy" / "__init__.py").write_text('raise ImportError\n__version__ = "25.9.3"\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    assert version(load("apple")) == "25.9.3"
+
+
+@pytest.mark.parametrize("name", ["apple", "liger"])
+def test_bf16_is_unsupported_in_the_interpreter(name: str, fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ccelab.properties.adapters.interpreted.IS_INTERPRETED", True)
+    with pytest.raises(Unsupported, match="bf16"):
+        call(name, case())
+
+
+def test_a_buffer_of_a_peer_has_room_behind_it_in_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ccelab.properties.adapters.interpreted.IS_INTERPRETED", True)
+    with interpreted.as_on_a_gpu(), interpreted.eager():
+        made = torch.zeros(2).new_full((3,), 7.0)
+        assert torch.compile(len) is len
+        assert torch.cuda.is_bf16_supported()
+    assert made.tolist() == [7.0] * 3
+    assert made.untyped_storage().nbytes() == 4 * (3 + interpreted.GUARD)
+    assert torch.zeros(2).new_full((3,), 7.0).untyped_storage().nbytes() == 4 * 3
+
+
+@pytest.mark.parametrize(
+    ("without", "says"), [("bias", "torch does not promise bias"), ("biases", "no promise biases; known are")]
+)
+def test_a_subject_is_judged_without_a_promise(without: str, says: str) -> None:
+    command = [sys.executable, "-m", "pytest", "--pyargs", "ccelab.properties", "-k", "minus_infinity_masks"]
+    command += ["--subject", "torch", "--without", without, "--dtype", "float32", "-p", "no:cacheprovider"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert says in done.stdout + done.stderr
 
 
 REFUSES = """

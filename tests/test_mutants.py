@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 
 import pytest
 from hypothesis import Phase
 
-import ccelab.properties
 from ccelab.kernels import Variant
-from ccelab.properties.law import Bench, Law
+from ccelab.properties import catalogue
+from ccelab.properties.law import Bench
 from ccelab.properties.mutants import MUTANTS
 from ccelab.properties.mutation import Mutant, planted
 from ccelab.properties.subject import load
@@ -18,14 +17,7 @@ from ccelab.properties.subject import load
 KILLED = (AssertionError, pytest.fail.Exception)
 
 
-def laws() -> dict[str, Law]:
-    folder = Path(next(iter(ccelab.properties.__path__)))
-    modules = [importlib.import_module(f"ccelab.properties.{path.stem}") for path in sorted(folder.glob("test_*.py"))]
-    found = [test.law for module in modules for name, test in vars(module).items() if name.startswith("test_")]
-    return {law.name: law for law in found}
-
-
-LAWS = laws()
+LAWS = {law.name: law for members in catalogue.laws().values() for law in members}
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
@@ -41,6 +33,11 @@ def test_a_mutant_is_killed_by_its_law(mutant: Mutant, tmp_path: Path) -> None:
 
 def test_no_law_is_without_a_mutant() -> None:
     assert {mutant.law for mutant in MUTANTS} == LAWS.keys()
+
+
+def test_the_page_of_laws_is_up_to_date() -> None:
+    """`make readme` renews it."""
+    assert (Path(__file__).parent.parent / "properties/LAWS.md").read_text() == catalogue.page()
 
 
 def test_mutants_differ() -> None:

@@ -10,6 +10,7 @@ NAMED = {
     "torch": "torch_own:eager",
     "torch-compile": "torch_own:compiled",
     "torch-native": "torch_own:native",
+    "torch-chunked": "torch_own:chunked",
     "apple": "apple:cce",
     "apple-kahan-full-c": "apple:kahan_full_c",
     "apple-exact": "apple:exact",

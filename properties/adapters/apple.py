@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ccelab.properties.adapters import interpreted
 from ccelab.properties.promises import Unsupported, promising
 
 PACKAGE = ("cut_cross_entropy", "pip install git+https://github.com/apple/ml-cross-entropy")
@@ -39,23 +40,27 @@ def _subject(impl: str, budget: str) -> Callable[..., Any]:
         """(..., D), (V, D), (...) -> loss, or (loss, lse) with an lse in the shape of the shifted targets.
 
         Raises:
-            Unsupported: there is no GPU that Apple takes.
+            Unsupported: there is no GPU that Apple takes, or bf16 in Triton's interpreter.
         """
-        from cut_cross_entropy import linear_cross_entropy
+        interpreted.refuse_bf16(input)
+        interpreted.prepare()
+        with interpreted.eager():
+            from cut_cross_entropy import linear_cross_entropy
 
         try:
-            return linear_cross_entropy(
-                input,
-                linear_weight,
-                target,
-                bias=linear_bias,
-                ignore_index=ignore_index,
-                softcap=softcap,
-                reduction=reduction,
-                shift=shift,
-                return_lse=return_lse,
-                impl=impl,
-            )
+            with interpreted.as_on_a_gpu():
+                return linear_cross_entropy(
+                    input,
+                    linear_weight,
+                    target,
+                    bias=linear_bias,
+                    ignore_index=ignore_index,
+                    softcap=softcap,
+                    reduction=reduction,
+                    shift=shift,
+                    return_lse=return_lse,
+                    impl=impl,
+                )
         except RuntimeError as error:
             if "requires an ampere GPU" in str(error):
                 raise Unsupported("Apple's needs an Ampere GPU or newer") from error

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ccelab.properties.adapters import interpreted
 from ccelab.properties.promises import Unsupported, promising
 
 
@@ -27,8 +28,11 @@ def fused(
     """(N, D), (V, D), (N,) -> loss.
 
     Raises:
-        Unsupported: the bias has another dtype than the input, which ends in a product of two dtypes.
+        Unsupported: the bias has another dtype than the input, which ends in a product of two dtypes; or bf16 in
+            Triton's interpreter.
     """
+    interpreted.refuse_bf16(input)
+    interpreted.prepare()
     from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
 
     if linear_bias is not None and linear_bias.dtype != input.dtype:
@@ -40,5 +44,5 @@ def fused(
         bias=linear_bias,
         ignore_index=ignore_index,
         reduction=reduction,
-        softcap=softcap,
+        softcap=interpreted.number(softcap),
     )

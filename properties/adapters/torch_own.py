@@ -1,4 +1,5 @@
-"""torch's own ways to a linear cross-entropy, as subjects: `--subject torch`, `torch-compile` and `torch-native`.
+"""torch's own ways to a linear cross-entropy, as subjects: `--subject torch`, `torch-compile`, `torch-native`,
+and `torch-chunked`, which never stores all logits.
 
 Each takes what torch takes and promises nothing beyond; options that it lacks are not among its parameters.
 """
@@ -13,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ccelab.properties.promises import promising
+from ccelab.properties.promises import Unsupported, promising
 
 
 @promising("bias", "float16", "float32")
@@ -49,9 +50,20 @@ def native(input: Tensor, linear_weight: Tensor, target: Tensor, **options: Any)
 
     Raises:
         RuntimeError: this torch does not have it.
+        Unsupported: the bias has another dtype than the input: torch's linear takes one dtype.
     """
     function = getattr(F, "linear_cross_entropy", None)
     if function is None:
         raise RuntimeError(f"torch {torch.__version__} has no linear_cross_entropy; it came with 2.13")
+    bias = options.get("linear_bias")
+    if bias is not None and bias.dtype != input.dtype:
+        raise Unsupported("torch takes a bias of the input's dtype alone")
     loss: Tensor = function(input, linear_weight, target.long(), **options)
     return loss.float()
+
+
+@functools.wraps(eager, assigned=())
+def chunked(input: Tensor, linear_weight: Tensor, target: Tensor, **options: Any) -> Tensor:
+    """`native` with the options that choose its chunked path, at their defaults."""
+    made: Any = getattr(torch.nn, "LinearCrossEntropyOptions", dict)()
+    return native(input, linear_weight, target, options=made, **options)

@@ -69,8 +69,8 @@ MUTANTS = (
         "equal_rows_have_equal_answers",
         "cce-exact",
         E_KERNEL,
-        "accumulate(Acc, offsets, row_mask[:, None] &",
-        "accumulate(Acc, offsets, (row_mask & (i % TILES.block_n + 1 < TILES.block_n))[:, None] &",
+        "Acc, offsets, row_mask[:, None] & (j < Acc.columns)[None, :], v,",
+        "Acc, offsets, (row_mask & (i % TILES.block_n < TILES.block_n - 1))[:, None] & (j < Acc.columns)[None, :], v,",
     ),
     Mutant(
         "rows are not put back at their own scale",

@@ -1,0 +1,106 @@
+"""Committed evidence: law reports cut down to what `findings` shows and what repeats it.
+
+`python -m ccelab.properties.evidence precision/findings REPORT.json...` adds reports to a folder, one file for each
+subject, version, dtype and device; those of one such file are parts of one judgement (`-k`), laws of a later part
+replace those of an earlier one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+KEPT = ("time", "ccelab", "commit", "python", "torch", "triton", "device", "machine")
+"""Of the provenance. The command may hold paths of the machine it ran on."""
+
+Row = dict[str, Any]
+Evidence = dict[str, Any]
+
+
+def name_of(report: dict[str, Any]) -> str:
+    """A file name, without its ending."""
+    version = (report["peer version"] or "").partition("+")[0]  # +cpu and the like say what the device says
+    parts = [report["subject"], version, *report["dtypes"], "cuda" if on_gpu(report) else "cpu"]
+    less = [f"without-{'-'.join(report['without'])}"] if report["without"] else []
+    return "-".join(part for part in (*parts, *less) if part)
+
+
+def on_gpu(report: dict[str, Any]) -> bool:
+    return "interpreter" not in report["provenance"]["device"]
+
+
+def reduced(report: dict[str, Any]) -> Evidence:
+    """What the page needs of a law report."""
+    rows = {outcome: [r for r in report["laws"] if r["outcome"] == outcome] for outcome in ("pass", "not applicable")}
+    return {
+        **{key: report[key] for key in ("subject", "peer version", "without", "dtypes", "complete")},
+        "provenance": {key: report["provenance"][key] for key in KEPT},
+        "passed": {row["name"]: row["examples"] for row in rows["pass"]},
+        "not applicable": {row["name"]: row["reason"] for row in rows["not applicable"]},
+        "laws": [_failed(row) for row in report["laws"] if row["outcome"] == "fail"],
+    }
+
+
+def _failed(row: Row) -> Row:
+    failure = row["failure"] and {**row["failure"], "message": plain(row["failure"]["message"])}
+    closest = row["closest"] if math.isfinite(row["closest"]) else str(row["closest"])  # JSON has no infinity
+    return {
+        "name": row["name"],
+        "variant": row["variant"],
+        "examples": row["examples"],
+        "closest": closest,
+        "failure": failure,
+    }
+
+
+def plain(message: str) -> str:
+    """A message without what pytest adds to it: the expression again, with addresses that differ in every run."""
+    kept = re.split(r"\n *(?:assert |\+ )", message)[0].strip()
+    return re.sub(r" at 0x[0-9a-f]+", "", kept.partition("\n")[0])
+
+
+def merged(one: Evidence | None, other: Evidence) -> Evidence:
+    """Two parts of one judgement."""
+    if one is None:
+        return other
+    names = {*other["passed"], *other["not applicable"], *(row["name"] for row in other["laws"])}
+    # A part that chose laws by name says nothing of the rest.
+    rest = {key: {k: x for k, x in one[key].items() if k not in names} for key in ("passed", "not applicable")}
+    laws = [*(row for row in one["laws"] if row["name"] not in names), *other["laws"]]
+    return {
+        **other,
+        "complete": one["complete"] and other["complete"],
+        "passed": dict(sorted({**rest["passed"], **other["passed"]}.items())),
+        "not applicable": dict(sorted({**rest["not applicable"], **other["not applicable"]}.items())),
+        "laws": sorted(laws, key=lambda row: (row["name"], row["variant"])),
+    }
+
+
+def counts(evidence: Evidence) -> Counter[str]:
+    """How many laws passed, are broken, and do not apply."""
+    broken = {row["name"] for row in evidence["laws"]}
+    return Counter({
+        "passed": len(evidence["passed"].keys() - broken),
+        "broken": len(broken),
+        "not applicable": len(evidence["not applicable"].keys() - broken - evidence["passed"].keys()),
+    })  # fmt: skip
+
+
+def add(folder: Path, reports: list[Path]) -> None:
+    """Writes the reports into the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for report in reports:
+        found = json.loads(report.read_text())
+        path = folder / f"{name_of(found)}.json"
+        before = json.loads(path.read_text()) if path.is_file() else None
+        text = json.dumps(merged(before, reduced(found)), indent=1, ensure_ascii=False, allow_nan=False)
+        path.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    add(Path(sys.argv[1]), [Path(name) for name in sys.argv[2:]])

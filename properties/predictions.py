@@ -1,0 +1,123 @@
+"""What `findings` tells beside the reports: defects that only a peer's source shows, and those in our own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """A defect that the source shows and that no committed report does."""
+
+    peer: str
+    title: str
+    law: str | None  # None: no law asks for it yet
+    command: str | None
+    source: str
+
+
+GPU = "pytest --pyargs ccelab.properties --device cuda --subject {} --dtype {} -k {}"
+
+PREDICTED = (
+    Prediction(
+        peer="Apple's ml-cross-entropy 25.9.3",
+        title="bf16 logits, as fp16 ones above: the same laws fail in bf16, and pass with 25.6.4",
+        law="every_output_is_within_its_budget",
+        command=GPU.format("apple-exact", "bfloat16 --without softcap", "every_output"),
+        source="cce_lse_forward.py, apple/ml-cross-entropy #55",
+    ),
+    Prediction(
+        peer="Apple's ml-cross-entropy 25.9.3",
+        title="an fp32 bias is cast to E's dtype",
+        law="every_output_is_within_its_budget",
+        command=GPU.format("apple-exact", "bfloat16 --without softcap", "every_output"),
+        source="utils.py, maybe_type_as",
+    ),
+    Prediction(
+        peer="Apple's ml-cross-entropy 25.9.3",
+        title="writes beyond NegCorrectLogit: rows and columns of padding both have the number V + 1. Seen on the CPU "
+        "with a guard band behind the buffer (without one the process aborts); a GPU's allocator hides it",
+        law=None,
+        command=None,
+        source="cce_lse_forward.py, _cce_lse_forward_kernel",
+    ),
+    Prediction(
+        peer="Apple's ml-cross-entropy",
+        title="gradients differ from run to run (locks and atomics); not promised",
+        law="a_second_run_repeats_every_bit",
+        command=None,
+        source="tl_utils.py, tl_lock_add; cce_backward.py",
+    ),
+    Prediction(
+        peer="Apple's ml-cross-entropy",
+        title="an upstream gradient of more than one dimension that is not contiguous: RuntimeError from `view`",
+        law=None,
+        command=None,
+        source="cce.py, LinearCrossEntropyFunction.backward",
+    ),
+    Prediction(
+        peer="Liger-Kernel 0.8.5",
+        title="a mean in fp16 divides the logits' gradient by N before it is cast, so that small ones underflow: in a "
+        "script dE is 20 times worse at N = 4096 than at N = 64. The law's upstream gradient comes after the cast",
+        law="small_upstream_gradients_survive_fp16",
+        command=None,
+        source="cross_entropy.py, liger_cross_entropy_kernel; Liger #512",
+    ),
+    Prediction(
+        peer="Liger-Kernel 0.8.5",
+        title="bf16 logits and bf16 sums of dC, as in fp16 above",
+        law="every_output_is_within_its_budget",
+        command=GPU.format("liger", "bfloat16 --without softcap", "every_output"),
+        source="fused_linear_cross_entropy.py",
+    ),
+    Prediction(
+        peer="quack 0.6.5",
+        title="a mean over nothing is 0 times infinity: NaN, as torch's is",
+        law="a_mean_over_nothing_is_no_accident",
+        command=GPU.format("quack", "bfloat16", "mean_over_nothing"),
+        source="quack/linear_cross_entropy.py",
+    ),
+    Prediction(
+        peer="quack 0.6.5",
+        title="NaN in an ignored row reaches dC",
+        law="nan_in_an_ignored_row_goes_nowhere",
+        command=GPU.format("quack", "bfloat16", "ignored_row_goes"),
+        source="quack/linear_cross_entropy.py",
+    ),
+    Prediction(
+        peer="quack 0.6.5",
+        title="scaled exponentials in bf16 on Hopper overflow where the target's tile lies more than 89 nats below the "
+        "maximum: a gradient of NaN. No law draws a shape that its kernel takes",
+        law=None,
+        command=None,
+        source="quack/linear_cross_entropy.py",
+    ),
+    Prediction(
+        peer="PyTorch 2.13, in chunks on a GPU",
+        title="the loss and dC are summed over chunks in bf16 (the CPU's default policy sums in fp32)",
+        law="batches_add_up",
+        command=GPU.format("torch-chunked", "bfloat16", "batches_add_up"),
+        source="torch/nn/modules/linear_cross_entropy.py; linear_cross_entropy_options.py, _AUTO_DEFAULTS",
+    ),
+)
+
+OURS = (
+    (
+        "a loss a few ulp off that of the same problem with a column of zeros",
+        "columns_of_zeros_change_nothing",
+        "With D = 1 known at compile time, Triton drops the loop over D, finds dot(e, c, 0) + bias, and hands the bias "
+        "to the tensor core as its accumulator, which truncates where an addition rounds. D is no longer specialized.",
+    ),
+    (
+        "dE off by 2.1e-37 where 1.5e-37 was allowed (V = 1, softcap 1)",
+        "a_softcap_bounds_the_logits",
+        "The budget of a softcap's slope forgot that an exponential below 2^-126, which is flushed, is multiplied by "
+        "4. The budget was wrong, not the kernel; it is fixed.",
+    ),
+    (
+        "laws about sums of increments failed on a GPU",
+        "several, of accumulation",
+        "The laws drew the increments on the CPU, whatever the device. They draw them where they are used now.",
+    ),
+)
+"""What the laws found in our own kernels, budgets and laws when they first ran on a GPU, and what was done."""

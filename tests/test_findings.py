@@ -1,0 +1,126 @@
+"""The page of what peers break is what its generator makes of the committed reports; its commands repeat it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ccelab.properties.adapters import NAMED
+from ccelab.properties.causes import CAUSES, PEERS
+from ccelab.properties.evidence import Evidence, Row, add, counts, name_of, plain
+from ccelab.properties.findings import FOLDER, command, evidence, findings, page
+from ccelab.properties.predictions import OURS, PREDICTED
+from ccelab.properties.spec import Spec
+
+ROOT = Path(__file__).parent.parent
+REPORTS = evidence()
+SUITE = "".join(path.read_text() for path in (ROOT / "properties").glob("test_*.py"))
+LAWS = set(re.findall(r"^def test_(\w+)", SUITE, flags=re.MULTILINE))
+FAILURES = [(name, one, row) for name, one in REPORTS.items() for row in one["laws"]]
+
+
+def test_the_page_is_what_the_reports_say() -> None:
+    assert (ROOT / "precision" / "FINDINGS.md").read_text() == page(), "python -m ccelab.properties.findings …"
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.json")), ids=lambda path: path.stem)
+def test_a_report_is_strict_json_without_paths_of_a_machine(path: Path) -> None:
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is not JSON")
+
+    text = path.read_text()
+    one = json.loads(text, parse_constant=refuse)
+    assert one["complete"]
+    assert path.stem == name_of(one)
+    assert not re.search(r"/(work|tmp|home|root)/|0x[0-9a-f]{9,}", text)
+
+
+def test_ten_defects_of_known_cause_are_reproduced() -> None:
+    known = [one for members in findings(REPORTS).values() for one in members if one.cause and not one.cause.by_design]
+    assert len(known) >= 10, [one.title for one in known]
+
+
+@pytest.mark.parametrize(("name", "one", "row"), FAILURES, ids=[f"{n}-{row['name']}" for n, _, row in FAILURES])
+def test_a_command_names_a_law_a_subject_and_an_example(name: str, one: Evidence, row: Row) -> None:
+    words = shlex.split(command(name, one, row))
+    assert words[words.index("-k") + 1].removeprefix("test_") in LAWS
+    assert words[words.index("--subject") + 1] in NAMED
+    if row["failure"]:
+        assert Spec.example(ROOT / words[words.index("--replay") + 1], row["name"]) is not None
+
+
+def test_causes_and_predictions_name_laws_and_subjects() -> None:
+    assert {subject for cause in CAUSES for subject in cause.subjects} <= PEERS.keys()
+    assert PEERS.keys() == NAMED.keys()
+    assert {law for cause in CAUSES for law in cause.laws} - {"*"} <= LAWS
+    assert {one.law for one in PREDICTED} - {None} <= LAWS
+    assert {law for _, law, _ in OURS} <= LAWS | {"several, of accumulation"}
+
+
+def test_every_cause_has_a_failure() -> None:
+    seen = {one.title for members in findings(REPORTS).values() for one in members}
+    assert {cause.title for cause in CAUSES} <= seen
+
+
+def test_a_finding_is_repeated_by_its_command(tmp_path: Path) -> None:
+    """F.linear in bf16 rounds the logits: no peer's package is needed for that."""
+    (name, one, row) = next(f for f in FAILURES if f[1]["subject"] == "torch" and f[2]["name"] == "one_token")
+    words = shlex.split(command(name, one, row))
+    words[words.index("--replay") + 1] = str(FOLDER / name)
+    done = subprocess.run(
+        [sys.executable, "-m", *words, "-p", "no:cacheprovider"], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 1, done.stdout
+    assert "1 failed" in done.stdout
+    assert row["failure"]["message"] in done.stdout
+
+
+def law_row(name: str, outcome: str, message: str = "", closest: float = 0.0) -> dict[str, Any]:
+    spec = {"dtype": "float32"}
+    failure = {"spec": spec, "message": message} if outcome == "fail" else None
+    seen = {"examples": 5, "closest": closest, "failure": failure, "reason": ""}
+    return {"name": name, "variant": "cce-exact", "outcome": outcome, **seen}
+
+
+def test_parts_of_a_judgement_are_merged(tmp_path: Path) -> None:
+    head = {
+        "subject": "liger",
+        "peer version": "0.8.5",
+        "without": ["softcap"],
+        "dtypes": ["float32"],
+        "complete": True,
+        "provenance": dict.fromkeys(("time", "ccelab", "commit", "python", "torch", "triton", "machine"), "")
+        | {"device": "Triton interpreter on the CPU", "command": "pytest /somewhere"},
+    }
+    parts = (
+        [law_row("a", "pass"), law_row("b", "not applicable")],
+        [law_row("b", "fail", "wrong\n +  where tensor at 0x7f8236", float("inf"))],
+    )
+    for number, laws in enumerate(parts):
+        (tmp_path / f"{number}.json").write_text(json.dumps({**head, "laws": laws}))
+    add(tmp_path / "found", [tmp_path / "0.json", tmp_path / "1.json"])
+    (path,) = (tmp_path / "found").iterdir()
+    one = json.loads(path.read_text())
+    assert path.name == "liger-0.8.5-float32-cpu-without-softcap.json"
+    assert counts(one) == {"passed": 1, "broken": 1, "not applicable": 0}
+    assert (one["laws"][0]["closest"], one["laws"][0]["failure"]["message"]) == ("inf", "wrong")
+    assert "command" not in one["provenance"]
+
+
+@pytest.mark.parametrize(
+    ("message", "kept"),
+    [
+        ("loss is 1\nassert not tensor(True)\n +  where tensor(True) = <built-in method at 0x7f>()", "loss is 1"),
+        ("assert False\n +  where False = bool()", "assert False"),
+        ("", ""),
+    ],
+)
+def test_what_pytest_adds_to_a_message_is_left_out(message: str, kept: str) -> None:
+    assert plain(message) == kept
