@@ -58,8 +58,8 @@ def _laws() -> str:
     failed = [row for row in tried if row["outcome"] == "fail"]
     text = (
         f"On an {source['device']}, torch {source['torch']}, the `exhaustive` profile tried {run['examples']} examples "
-        f"of {len({row['name'] for row in tried})} laws on {len({row['variant'] for row in tried})} presets in bfloat16: "
-        f"{len(failed) or 'no'} violations."
+        f"of {len({row['name'] for row in tried})} laws on {len({row['variant'] for row in tried})} presets in "
+        f"bfloat16: {len(failed) or 'no'} violations."
     )
     if not run["complete"]:
         text += f" It was stopped after {len(rows)} of {run['pairs']} pairs of a law and a preset."

@@ -47,6 +47,7 @@ class Law:
     needs: frozenset[str]  # promises
     draw: st.SearchStrategy[Spec]
     examples: float  # scales the profile's number of them
+    both_kinds: bool  # whether its examples must show tiles kept and tiles skipped
 
     @property
     def name(self) -> str:
@@ -59,6 +60,11 @@ class Law:
         if missing := sorted(self.needs - subject.promises):
             return f"{subject.name} does not promise {', '.join(missing)}"
         return self.when(variant)
+
+    def check_kinds(self, bench: Bench) -> None:
+        """After all examples: a law about filtering that saw none, or nothing else, has shown nothing."""
+        if self.both_kinds and bench.replay is None and (bench.variant.filter_e or bench.variant.filter_c):
+            assert all(bench.tiles.values()), f"in {bench.examples} examples, tiles were {bench.tiles}"
 
     def test(self, *phases: Phase) -> Any:
         """A function of a bench that tries the statement on drawn specs. The same profile draws the same ones."""
@@ -162,9 +168,11 @@ class Trial:
     def run(self, case: Case) -> Outcome:
         """The subject's answers. Tiles kept and skipped are counted for the law's report."""
         outcome = run(case, accepted(self.bench.subject))
-        kept, skipped = outcome.stats.tiles_kept_e, outcome.stats.tiles_skipped_e
-        self.bench.tiles["kept"] += kept or 0
-        self.bench.tiles["skipped"] += skipped or 0
+        stats = outcome.stats
+        kept = (stats.tiles_kept_e or 0) + (stats.tiles_kept_c or 0)
+        skipped = (stats.tiles_skipped_e or 0) + (stats.tiles_skipped_c or 0)
+        self.bench.tiles["kept"] += kept
+        self.bench.tiles["skipped"] += skipped
         if kept and skipped:
             event("tiles kept and skipped")
         return outcome
@@ -304,11 +312,12 @@ def law(
     needs: Sequence[str] = (),
     draw: st.SearchStrategy[Spec] | None = None,
     examples: float = 1.0,
+    both_kinds: bool = False,
 ) -> Callable[[Callable[[Trial], None]], Any]:
     """Makes a test of a statement. `examples` scales the profile's number of them, for costly or for simple laws."""
 
     def make(statement: Callable[[Trial], None]) -> Any:
-        made = Law(statement, variants, when, frozenset(needs), specs() if draw is None else draw, examples)
+        made = Law(statement, variants, when, frozenset(needs), specs() if draw is None else draw, examples, both_kinds)
         test = made.test(*(phase for phase in Phase if phase is not Phase.explain))  # it traces every line of Triton
         test.law = made
         return test

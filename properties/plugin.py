@@ -168,10 +168,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     """What a law's bench saw travels with the test's report, also from a worker of xdist."""
+    bench = getattr(item, "callspec", None) and item.callspec.params.get("bench")  # type: ignore[attr-defined]
     try:
         yield
+        if bench is not None:
+            item.function.law.check_kinds(bench)  # type: ignore[attr-defined]
     finally:
-        bench = getattr(item, "callspec", None) and item.callspec.params.get("bench")  # type: ignore[attr-defined]
         if bench is not None:
             item.user_properties.append(
                 (

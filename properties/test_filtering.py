@@ -18,7 +18,14 @@ HARD = ("peaked", "confident", "near_threshold", "zipf", "dominant")
 """Families whose tiles are some kept and some skipped."""
 
 
-@law("cce", "cce-no-sort", needs=NEEDS, draw=specs(families=("near_threshold", *HARD), least=(2, 33, 2)), examples=2)
+@law(
+    "cce",
+    "cce-no-sort",
+    needs=NEEDS,
+    draw=specs(families=("near_threshold", *HARD), least=(2, 33, 2)),
+    examples=2,
+    both_kinds=True,
+)
 def test_what_is_skipped_is_negligible_and_what_is_kept_is_not(trial: Trial) -> None:
     """A tile with an entry above eps times the row's upstream scale is kept, one without is skipped.
 
@@ -32,7 +39,7 @@ def test_what_is_skipped_is_negligible_and_what_is_kept_is_not(trial: Trial) -> 
     assert miscounted is None, miscounted
 
 
-@law("cce", "cce-kahan", needs=NEEDS, draw=specs(families=HARD, least=(2, 17, 2)))
+@law("cce", "cce-kahan", needs=NEEDS, draw=specs(families=HARD, least=(2, 17, 2)), both_kinds=True)
 def test_every_tile_is_kept_or_skipped(trial: Trial) -> None:
     """Kept and skipped tiles of an output add up to all tiles of the schedule."""
     tiles, spec, stats = trial.case.schedule.backward, trial.spec, trial.outcome.stats
@@ -44,7 +51,15 @@ def test_every_tile_is_kept_or_skipped(trial: Trial) -> None:
         assert (kept or 0) + (skipped or 0) == want
 
 
-@law("cce", "cce-no-sort", needs=NEEDS, when=filtered_in_e, draw=specs(families=HARD, least=(2, 17, 2)), examples=0.6)
+@law(
+    "cce",
+    "cce-no-sort",
+    needs=NEEDS,
+    when=filtered_in_e,
+    draw=specs(families=HARD, least=(2, 17, 2)),
+    examples=0.6,
+    both_kinds=True,
+)
 def test_a_larger_eps_keeps_no_more(trial: Trial) -> None:
     """eps <= eps' keeps every tile that eps' keeps: their numbers fall as eps grows."""
     kept = [math.inf]
@@ -72,6 +87,7 @@ def test_an_infinite_eps_drops_everything(trial: Trial) -> None:
     when=filtered,
     draw=specs(families=HARD, bias="float32", least=(2, 33, 2)),
     examples=0.6,
+    both_kinds=True,
 )
 def test_dbias_is_never_filtered(trial: Trial) -> None:
     """dbias has the same bits with the filter on and off, in one order of the vocabulary.
@@ -95,6 +111,7 @@ def test_dbias_is_never_filtered(trial: Trial) -> None:
         softcap=None,
         least=(2, 65, 2),
     ),
+    both_kinds=True,
 )
 def test_the_filtered_mass_is_what_the_constant_column_loses(trial: Trial) -> None:
     """If C[:, 0] is 1 everywhere, dE[:, 0] is minus the probability in the skipped tiles, target's tiles apart.
@@ -123,7 +140,14 @@ def test_the_filtered_mass_is_what_the_constant_column_loses(trial: Trial) -> No
     trial.bounded("dE[:, 0]", got, want, slack)
 
 
-@law("cce", "cce-kahan", needs=NEEDS, draw=specs(families=HARD, ignored=5, least=(17, 65, 33)), examples=0.6)
+@law(
+    "cce",
+    "cce-kahan",
+    needs=NEEDS,
+    draw=specs(families=HARD, ignored=5, least=(17, 65, 33)),
+    examples=0.6,
+    both_kinds=True,
+)
 def test_the_filtered_mass_is_a_probability(trial: Trial) -> None:
     """0 <= mass <= 1 for every token, 0 where nothing was skipped and at ignored rows. Slack: V roundings."""
     stats = trial.outcome.stats
@@ -142,8 +166,8 @@ def test_the_filtered_mass_is_a_probability(trial: Trial) -> None:
     "cce",
     "cce-no-sort",
     needs=NEEDS,
-    draw=specs(families=HARD, options=False, reduction="mean", least=(2, 33, 2)),
-    examples=0.6,
+    draw=specs(families=("near_threshold", "peaked"), options=False, reduction="mean", least=(17, 65, 33)),
+    both_kinds=True,
 )
 def test_the_filter_does_not_see_the_reduction(trial: Trial) -> None:
     """mean or sum: the same tiles are kept, since a row is measured by its own upstream scale.
@@ -220,6 +244,7 @@ def test_the_order_is_one_and_sorts_mean_logits(trial: Trial) -> None:
     needs=NEEDS,
     draw=specs(families=HARD, least=(2, 33, 2)),
     examples=0.6,
+    both_kinds=True,
 )
 def test_what_is_dropped_is_bounded_by_eps(trial: Trial) -> None:
     """|dE filtered - dE unfiltered| <= eps s_i sum_v |C_vd|, and for dC likewise over rows. Slack: both budgets.

@@ -199,6 +199,7 @@ def test_all_ignored_is_nothing(trial: Trial) -> None:
     needs=["filter", *EXACT],
     when=filtered_somewhere,
     draw=specs(families=("near_threshold", "peaked"), least=(2, 33, 2)),
+    both_kinds=True,
 )
 def test_eps_of_zero_filters_nothing(trial: Trial) -> None:
     """eps = 0 drops only what is exactly 0: gradients are those of the variant without filters."""
@@ -243,6 +244,7 @@ def test_a_vocabulary_in_order_stays_so(trial: Trial) -> None:
     draw=specs(families=SKIPPING, softcap=None, least=(17, 65, 33)),
     when=lambda v: None if v.filter_e and not v.filter_c else "it is no full-C variant",
     examples=0.6,
+    both_kinds=True,
 )
 def test_full_c_is_unfiltered_in_dc(trial: Trial) -> None:
     """A full-C variant's dC is bit for bit that of the variant with both filters off. So is dbias."""
@@ -257,6 +259,7 @@ def test_full_c_is_unfiltered_in_dc(trial: Trial) -> None:
     draw=specs(families=SKIPPING, softcap=None, least=(17, 65, 33)),
     when=lambda v: None if v.filter_c and not v.filter_e else "it is no full-E variant",
     examples=0.6,
+    both_kinds=True,
 )
 def test_full_e_is_unfiltered_in_de(trial: Trial) -> None:
     """A full-E variant's dE is bit for bit that of the variant with both filters off."""

@@ -83,7 +83,7 @@ def test_targets_at_the_edges_of_tiles(trial: Trial) -> None:
     trial.judge(replace(trial.case, target=target))
 
 
-@law("cce", "cce-exact", draw=specs(upstream="signed", lse=True))
+@law("cce", "cce-exact", draw=specs(reduction="none", upstream="signed", lse=True, least=(2, 1, 1)))
 def test_signed_upstream_gradients(trial: Trial) -> None:
     """Upstream gradients of either sign, of loss and lse together: within budget.
 

@@ -66,12 +66,12 @@ MUTANTS = (
         "(eps + 1e-3) * rows.size",
     ),
     Mutant(
-        "a tile needs nine live entries",
+        "only tiles that are live everywhere are kept",
         "what_is_dropped_is_bounded_by_eps",
         "cce",
         IS_LIVE,
         "> 0",
-        "> 8",
+        "> 255",
     ),
     Mutant(
         "a maximum decides and NaN is below every threshold",
