@@ -56,7 +56,7 @@ def test_every_tile_is_kept_or_skipped(trial: Trial) -> None:
     "cce-no-sort",
     needs=NEEDS,
     when=filtered_in_e,
-    draw=specs(families=HARD, least=(2, 17, 2)),
+    draw=specs(families=HARD, softcap=None, least=(2, 65, 17)),
     examples=0.6,
     both_kinds=True,
 )
