@@ -143,6 +143,13 @@ def peaked(n: int = 37, v: int = 75, d: int = 70, dtype: torch.dtype = torch.bfl
     )
 
 
+def with_gaps(x: Tensor, between: float = 0.0) -> Tensor:
+    """`x` as every second row of a larger tensor, whose other rows are `between`."""
+    wide = x.new_full((2 * len(x), *x.shape[1:]), between)
+    wide[::2] = x
+    return wide[::2]
+
+
 def run(case: Case, subject: Subject = linear_cross_entropy) -> Outcome:
     """Forward and backward; gradients arrive at fresh leaves, upstream ones keep their strides."""
     stats = Statistics()

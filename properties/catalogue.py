@@ -24,6 +24,11 @@ def laws() -> dict[str, list[Law]]:
     return found
 
 
+def by_name() -> dict[str, Law]:
+    """Every law."""
+    return {law.name: law for members in laws().values() for law in members}
+
+
 def page() -> str:
     """Every law with its statement, what it asks of a subject, and the seeded bugs that it kills."""
     sections = laws()
@@ -38,9 +43,8 @@ def page() -> str:
     for title, members in sections.items():
         lines += ["", f"## {title}", "", "| law | statement | promises | finds |", "|---|---|---|---|"]
         for law in members:
-            statement = " ".join((inspect.getdoc(law.statement) or "").partition("\n\n")[0].split())
             bugs = "; ".join(mutant.bug for mutant in MUTANTS if mutant.law == law.name)
-            cells = (f"`{law.name}`", statement.replace("|", "\\|"), ", ".join(sorted(law.needs)), bugs)
+            cells = (f"`{law.name}`", law.summary.replace("|", "\\|"), ", ".join(sorted(law.needs)), bugs)
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

@@ -5,7 +5,6 @@ Everything on it is read from the reports in precision/findings (`evidence`), fr
 
 from __future__ import annotations
 
-import ast
 import functools
 import json
 import re
@@ -18,6 +17,7 @@ from typing import Any
 
 from ccelab.precision import report
 
+from . import catalogue
 from .causes import CAUSES, PEERS, Cause
 from .evidence import Evidence, Row, counts, on_gpu
 from .predictions import OURS, PREDICTED
@@ -184,7 +184,7 @@ def said(row: Row) -> str:
     message: str = row["failure"]["message"] if row["failure"] else ""
     if message and not message.startswith("assert "):
         return message
-    return f"{message or 'an exception'}; the law says: {statements()[row['name']]}"
+    return f"{message or 'an exception'}; the law says: {_laws()[row['name']].summary}"
 
 
 def _ratio(row: Row) -> float:
@@ -196,15 +196,7 @@ def _ratio(row: Row) -> float:
     return error / bound if bound else float("inf")
 
 
-@functools.cache
-def statements() -> dict[str, str]:
-    """What each law states, in its first sentence or two."""
-    return {
-        node.name.removeprefix("test_"): " ".join((ast.get_docstring(node) or "").partition("\n\n")[0].split())
-        for path in sorted(Path(__file__).parent.glob("test_*.py"))
-        for node in ast.parse(path.read_text()).body
-        if isinstance(node, ast.FunctionDef)
-    }
+_laws = functools.cache(catalogue.by_name)
 
 
 def _seen(finding: Finding) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -52,6 +53,11 @@ class Law:
     @property
     def name(self) -> str:
         return self.statement.__name__.removeprefix("test_")
+
+    @property
+    def summary(self) -> str:
+        """What it states: the first paragraph of its docstring, on one line."""
+        return " ".join((inspect.getdoc(self.statement) or "").partition("\n\n")[0].split())
 
     def refusal(self, subject: Subject, variant: Variant) -> str | None:
         """Why the law is not applicable, or None."""

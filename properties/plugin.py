@@ -107,26 +107,12 @@ def pytest_configure(config: pytest.Config) -> None:
     path = option(config, "--law-report")
     if isinstance(path, Path) and not hasattr(config, "workerinput"):  # a worker of xdist sees a part of it
         from .law_report import LawReport
+        from .suite import described
 
-        config.pluginmanager.register(LawReport(path, judged(config)))
-
-
-def judged(config: pytest.Config) -> dict[str, object]:
-    """Who is judged as what, for the law report."""
-    from .subject import load, version
-
-    name = str(option(config, "--subject"))
-    try:
-        peer = version(load(name))
-    except ValueError as error:
-        raise pytest.UsageError(str(error)) from None
-    return {
-        "subject": name,
-        "peer version": peer,
-        "without": option(config, "--without") or [],
-        "dtypes": option(config, "--dtype") or ["all"],
-        "variants": option(config, "--variant") or "each law's own",
-    }
+        try:
+            config.pluginmanager.register(LawReport(path, described(config)))
+        except ValueError as error:
+            raise pytest.UsageError(str(error)) from None
 
 
 def register_profiles() -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from torch import Tensor
+
 PROMISES = {
     "bit-exact": "equal problems give equal bits: exact scaling, permuted tokens and added zeros change nothing",
     "filter": "gradients are filtered as ARCHITECTURE.md says, and `stats` counts tiles",
@@ -28,6 +30,12 @@ OURS = frozenset(PROMISES)
 
 class Unsupported(Exception):
     """A subject raises it for a problem that it documents not to take: the example counts for nothing."""
+
+
+def require_bias_dtype(peer: str, input: Tensor, linear_bias: Tensor | None) -> None:
+    """Raises Unsupported for a bias of another dtype than the input, for peers that multiply in one dtype."""
+    if linear_bias is not None and linear_bias.dtype != input.dtype:
+        raise Unsupported(f"{peer} takes a bias of the input's dtype alone")
 
 
 def promising(

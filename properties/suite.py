@@ -18,7 +18,7 @@ from .cases import DEVICE, SMALL
 from .law import Bench, Law
 from .promises import PROMISES
 from .spec import Spec
-from .subject import Subject, load
+from .subject import Subject, load, version
 
 
 def benches(law: Law, config: pytest.Config, failures: Path) -> list[Any]:
@@ -52,6 +52,22 @@ def judged(config: pytest.Config) -> Subject:
         raise ValueError(f"no promise {', '.join(sorted(unknown))}; known are {', '.join(PROMISES)}")
     subject = load(str(plugin.option(config, "--subject")))
     return replace(subject, promises=subject.promises - set(without))
+
+
+def described(config: pytest.Config) -> dict[str, object]:
+    """Who is judged as what, for the law report.
+
+    Raises:
+        ValueError: as `judged`.
+    """
+    subject = judged(config)
+    return {
+        "subject": subject.name,
+        "peer version": version(subject),
+        "without": plugin.option(config, "--without") or [],
+        "dtypes": plugin.option(config, "--dtype") or ["all"],
+        "variants": plugin.option(config, "--variant") or "each law's own",
+    }
 
 
 def chosen(law: Law, config: pytest.Config, subject: Subject) -> list[Variant]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from hypothesis import assume
 
+from .cases import with_gaps
 from .law import Trial, law
 from .strategies import specs
 
@@ -20,9 +21,7 @@ def test_strided_inputs_are_within_budget(trial: Trial) -> None:
     Source: TransformerEngine #2402 (non-contiguous inputs).
     """
     case = trial.case
-    spread = torch.zeros((2 * trial.spec.v, trial.spec.d), dtype=case.input.dtype, device=case.input.device)
-    spread[::2] = case.linear_weight
-    trial.judge(replace(case, input=case.input.T.contiguous().T, linear_weight=spread[::2]))
+    trial.judge(replace(case, input=case.input.T.contiguous().T, linear_weight=with_gaps(case.linear_weight)))
 
 
 @law("cce", "cce-exact", draw=specs(families=ORDINARY, reduction="none", upstream="signed", least=(2, 2, 1)))
@@ -33,9 +32,7 @@ def test_strided_upstream_gradients_are_within_budget(trial: Trial) -> None:
     """
     case = trial.case
     assert case.grad_loss is not None
-    spread = torch.full((2 * trial.spec.n,), 1e4, device=case.target.device)
-    spread[::2] = case.grad_loss
-    trial.judge(replace(case, grad_loss=spread[::2]))
+    trial.judge(replace(case, grad_loss=with_gaps(case.grad_loss, between=1e4)))
     trial.judge(replace(case, grad_loss=case.grad_loss[:1].expand(trial.spec.n)))
 
 

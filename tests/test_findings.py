@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from ccelab.properties import catalogue
 from ccelab.properties.adapters import NAMED
 from ccelab.properties.causes import CAUSES, PEERS
 from ccelab.properties.evidence import Evidence, Row, add, counts, name_of, plain
@@ -21,8 +22,7 @@ from ccelab.properties.spec import Spec
 
 ROOT = Path(__file__).parent.parent
 REPORTS = evidence()
-SUITE = "".join(path.read_text() for path in (ROOT / "properties").glob("test_*.py"))
-LAWS = set(re.findall(r"^def test_(\w+)", SUITE, flags=re.MULTILINE))
+LAWS = catalogue.by_name().keys()
 FAILURES = [(name, one, row) for name, one in REPORTS.items() for row in one["laws"]]
 
 

@@ -17,7 +17,7 @@ from ccelab.properties.subject import load
 KILLED = (AssertionError, pytest.fail.Exception)
 
 
-LAWS = {law.name: law for members in catalogue.laws().values() for law in members}
+LAWS = catalogue.by_name()
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from ccelab.properties.adapters import interpreted
-from ccelab.properties.promises import Unsupported, promising
+from ccelab.properties.promises import promising, require_bias_dtype
 
 
 @promising("bias", "softcap", "float16", "float32", package=("liger_kernel", "pip install liger-kernel"))
@@ -35,8 +35,7 @@ def fused(
     interpreted.prepare()
     from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
 
-    if linear_bias is not None and linear_bias.dtype != input.dtype:
-        raise Unsupported("Liger takes a bias of the input's dtype alone")
+    require_bias_dtype("Liger", input, linear_bias)
     return liger_fused_linear_cross_entropy(
         input,
         linear_weight,

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ccelab.properties.promises import Unsupported, promising
+from ccelab.properties.promises import Unsupported, promising, require_bias_dtype
 
 CHUNK = 4096  # rows; chunked_linear_cross_entropy's own default
 
@@ -40,8 +40,7 @@ def module(
         )
     if v * input.element_size() % 16:
         raise Unsupported("quack's gradient takes rows of logits that are multiples of 16 bytes")
-    if linear_bias is not None and linear_bias.dtype != input.dtype:
-        raise Unsupported("quack takes a bias of the input's dtype alone")
+    require_bias_dtype("quack", input, linear_bias)
     return linear_cross_entropy_func(
         input, linear_weight, linear_bias, target, ignore_index=ignore_index, reduction=reduction
     )

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ccelab.properties.promises import Unsupported, promising
+from ccelab.properties.promises import promising, require_bias_dtype
 
 
 @promising("bias", "float16", "float32")
@@ -55,9 +55,7 @@ def native(input: Tensor, linear_weight: Tensor, target: Tensor, **options: Any)
     function = getattr(F, "linear_cross_entropy", None)
     if function is None:
         raise RuntimeError(f"torch {torch.__version__} has no linear_cross_entropy; it came with 2.13")
-    bias = options.get("linear_bias")
-    if bias is not None and bias.dtype != input.dtype:
-        raise Unsupported("torch takes a bias of the input's dtype alone")
+    require_bias_dtype("torch", input, options.get("linear_bias"))
     loss: Tensor = function(input, linear_weight, target.long(), **options)
     return loss.float()
 
