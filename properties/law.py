@@ -24,6 +24,7 @@ from ccelab.precision.measure import pattern, quotient
 from ccelab.properties.promises import Unsupported
 
 from .cases import SMALL, Case, Outcome, Verdict, called, judge, run
+from .conditions import Applies, always
 from .spec import DTYPE, Spec
 from .strategies import specs
 from .subject import Subject, accepted
@@ -33,9 +34,6 @@ LAW_SHARE = 0.2
 
 PATIENCE = 200
 """Examples that a subject may refuse before a law that has seen no other is given up: it is not applicable."""
-
-Applies = Callable[[Variant], str | None]
-"""Why a law does not apply to a variant, or None."""
 
 
 @dataclass(frozen=True)
@@ -265,51 +263,6 @@ def check_supported(subject: Subject, spec: Spec) -> None:
     }
     if missing := [name for name, wanted in wants.items() if wanted and name not in subject.promises]:
         raise Unsupported(f"{subject.name} does not promise {', '.join(missing)}")
-
-
-def always(variant: Variant) -> str | None:
-    return None
-
-
-def unfiltered(variant: Variant) -> str | None:
-    return "its gradients are filtered" if variant.filter_e or variant.filter_c else None
-
-
-def unsorted(variant: Variant) -> str | None:
-    return "its vocabulary is sorted" if variant.order != "none" else None
-
-
-def in_order(variant: Variant) -> str | None:
-    return "its vocabulary is not sorted" if variant.order == "none" else None
-
-
-def filtered(variant: Variant) -> str | None:
-    return None if variant.filter_e and variant.filter_c else "it does not filter both gradients"
-
-
-def filtered_somewhere(variant: Variant) -> str | None:
-    return None if variant.filter_e or variant.filter_c else "it filters no gradient"
-
-
-def filtered_in_e(variant: Variant) -> str | None:
-    return None if variant.filter_e else "it does not filter dE"
-
-
-def unfiltered_in_e(variant: Variant) -> str | None:
-    return "its dE is filtered" if variant.filter_e else None
-
-
-def unfiltered_in_c(variant: Variant) -> str | None:
-    return "its dC is filtered" if variant.filter_c else None
-
-
-def without_filter(variant: Variant) -> Variant:
-    return replace(variant, filter_e=False, filter_c=False, eps=None)
-
-
-def both(*conditions: Applies) -> Applies:
-    """The first refusal of several."""
-    return lambda variant: next((reason for c in conditions if (reason := c(variant))), None)
 
 
 def law(

@@ -11,7 +11,8 @@ from ccelab.reference import double
 
 from . import stages
 from .cases import DEVICE
-from .law import Applies, Trial, law
+from .conditions import Applies
+from .law import Trial, law
 from .spec import DTYPE
 from .strategies import specs
 

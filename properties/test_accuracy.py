@@ -15,7 +15,8 @@ from hypothesis import assume
 from ccelab.reference import double
 from ccelab.reference.double import Stream
 
-from .law import Trial, law, unfiltered, unfiltered_in_c, unfiltered_in_e
+from .conditions import unfiltered, unfiltered_in_c, unfiltered_in_e
+from .law import Trial, law
 from .strategies import specs
 
 ALL_SUMS = ("cce", "cce-no-sort", "cce-kahan", "cce-exact,accumulate=hilo", "cce-exact")

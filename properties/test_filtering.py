@@ -10,7 +10,8 @@ import torch
 from ccelab.precision.budget import budget
 from ccelab.reference.double import Stream
 
-from .law import Trial, filtered, filtered_in_e, in_order, law, without_filter
+from .conditions import filtered, filtered_in_e, in_order, without_filter
+from .law import Trial, law
 from .strategies import specs
 
 NEEDS = ["filter", "schedule"]

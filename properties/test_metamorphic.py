@@ -8,7 +8,8 @@ import torch
 from hypothesis import assume
 
 from .cases import Case, with_gaps
-from .law import Trial, both, filtered_somewhere, in_order, law, unfiltered, unsorted, without_filter
+from .conditions import both, filtered_somewhere, in_order, unfiltered, unsorted, without_filter
+from .law import Trial, law
 from .strategies import specs
 
 EXACT = ["bit-exact", "schedule"]

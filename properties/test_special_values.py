@@ -8,7 +8,8 @@ import pytest
 import torch
 from hypothesis import assume
 
-from .law import Trial, both, law, unfiltered, unsorted
+from .conditions import both, unfiltered, unsorted
+from .law import Trial, law
 from .strategies import specs
 
 

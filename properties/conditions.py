@@ -1,0 +1,56 @@
+"""For which variants a law holds: conditions, each of which says why it refuses one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from ccelab.kernels import Variant
+
+Applies = Callable[[Variant], str | None]
+"""Why a law does not apply to a variant, or None."""
+
+
+def always(variant: Variant) -> str | None:
+    return None
+
+
+def unfiltered(variant: Variant) -> str | None:
+    return "its gradients are filtered" if variant.filter_e or variant.filter_c else None
+
+
+def unsorted(variant: Variant) -> str | None:
+    return "its vocabulary is sorted" if variant.order != "none" else None
+
+
+def in_order(variant: Variant) -> str | None:
+    return "its vocabulary is not sorted" if variant.order == "none" else None
+
+
+def filtered(variant: Variant) -> str | None:
+    return None if variant.filter_e and variant.filter_c else "it does not filter both gradients"
+
+
+def filtered_somewhere(variant: Variant) -> str | None:
+    return None if variant.filter_e or variant.filter_c else "it filters no gradient"
+
+
+def filtered_in_e(variant: Variant) -> str | None:
+    return None if variant.filter_e else "it does not filter dE"
+
+
+def unfiltered_in_e(variant: Variant) -> str | None:
+    return "its dE is filtered" if variant.filter_e else None
+
+
+def unfiltered_in_c(variant: Variant) -> str | None:
+    return "its dC is filtered" if variant.filter_c else None
+
+
+def without_filter(variant: Variant) -> Variant:
+    return replace(variant, filter_e=False, filter_c=False, eps=None)
+
+
+def both(*conditions: Applies) -> Applies:
+    """The first refusal of several."""
+    return lambda variant: next((reason for c in conditions if (reason := c(variant))), None)
