@@ -10,6 +10,8 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor
 
+from ccelab.reference.heads.excerpt import real_excerpt
+
 Drawn = tuple[Tensor, Tensor, Tensor]
 Family = Callable[[Generator, int, int, int, torch.dtype], Drawn]
 
@@ -134,6 +136,23 @@ def subnormal(g: Generator, n: int, v: int, d: int, dtype: torch.dtype) -> Drawn
     return _normal(g, n, d) * (tiny / 4), _normal(g, v, d), _targets(g, n, v)
 
 
+def real(g: Generator, n: int, v: int, d: int, dtype: torch.dtype) -> Drawn:
+    """Tokens and words of SmolLM2's head, at its best logits of rank D; what it has fewer of comes again."""
+    head = real_excerpt()
+    rows, words, columns = head.shape
+    tokens = torch.randperm(rows, generator=g).repeat(-(-n // rows))[:n]
+    wanted = torch.zeros(words).index_fill_(0, head.targets[tokens], 1.0)
+    order = (wanted + torch.rand(words, generator=g)).argsort(descending=True)  # targets first
+    classes = order.repeat(-(-v // words))[:v][torch.randperm(v, generator=g)]
+    here = classes == head.targets[tokens, None]  # (N, V); a target that found no place is another
+    targets = torch.where(here.any(1), here.int().argmax(1), _targets(g, n, v))
+    e, c = head.embeddings[tokens, :d], head.classifier[classes, :d]
+    if d > columns:  # any orthonormal map keeps the logits
+        lift = torch.linalg.qr(_normal(g, d, columns)).Q.T
+        e, c = e @ lift, c @ lift
+    return e, c, targets
+
+
 FAMILIES: dict[str, Family] = {
     family.__name__: family
     for family in (
@@ -151,5 +170,6 @@ FAMILIES: dict[str, Family] = {
         powers,
         integers,
         subnormal,
+        real,
     )
 }

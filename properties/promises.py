@@ -26,6 +26,8 @@ PROMISES = {
     "float32": "takes fp32",
 }
 OURS = frozenset(PROMISES)
+EXACT = ("bit-exact", "schedule")
+"""What a relation needs that holds for every bit under one schedule."""
 
 
 class Unsupported(Exception):

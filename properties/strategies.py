@@ -12,6 +12,7 @@ from .families import FAMILIES
 from .spec import DTYPE, Spec
 
 EVERY = tuple(FAMILIES)
+ORDINARY = ("gaussian", "zipf", "peaked", "real")
 
 
 def _edges(*blocks: int) -> list[int]:

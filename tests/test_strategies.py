@@ -48,6 +48,7 @@ REACHED = {
     "powers": lambda e, c, t, p: bool((torch.frexp(c.abs()).mantissa == 0.5).all()),
     "integers": lambda e, c, t, p: bool((e == e.round()).all() and (e.abs() <= 2).all()),
     "subnormal": lambda e, c, t, p: share(e.abs() < torch.finfo(torch.bfloat16).smallest_normal) > 0.9,
+    "real": lambda e, c, t, p: 0.1 < share(p > 2.0**-12) < 0.6 and 0.2 < share(p.max(1).values) < 0.8,
 }
 
 

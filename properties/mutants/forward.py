@@ -70,6 +70,14 @@ MUTANTS = (
         "size < 0.0",
     ),
     Mutant(
+        "columns past the vocabulary have logits of -10000",
+        "every_number_is_a_logit",
+        "cce",
+        "logits:mask_columns",
+        'float("-inf")',
+        "-1.0e4",
+    ),
+    Mutant(
         "columns past the vocabulary have logit 0",
         "no_embedding_is_a_uniform_guess",
         "cce-exact",

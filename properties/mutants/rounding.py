@@ -30,6 +30,14 @@ MUTANTS = (
         "rounded *= 0",
     ),
     Mutant(
+        "bf16 casts send ties up",
+        "every_gradient_is_rounded_to_nearest_even",
+        "cce-exact",
+        "emulation:_to_bf16",
+        "rounded += 0x7FFF",
+        "rounded += 0x8000 - rounded",
+    ),
+    Mutant(
         "bf16 casts round up",
         "one_tile_is_one_rounding",
         "cce-exact,accumulate=kahan",
