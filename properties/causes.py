@@ -263,6 +263,17 @@ CAUSES = (
         source="cut_cross_entropy/cce_backward.py, _cce_backward_kernel",
     ),
     Cause(
+        title="At the target the gradient of the lse cancels, and that of a small loss is lost",
+        subjects=APPLE,
+        laws=("another_target_moves_the_loss_by_the_logits",),
+        when=lambda version, example: confident_lse(version, example) and not since_25_9(version, example),
+        text="The logits' gradient is (p - onehot) * (d_loss + d_lse), and at the target d_lse is added again. Where p "
+        "is small there this is -(d_loss + d_lse) + d_lse, with an error relative to d_lse, however small d_loss is: "
+        "below 2^-25 d_lse nothing is left of it. The rounding of that sum alone, in an otherwise exact computation, "
+        "gives the error of the example, and p * d_lse + (p - onehot) * d_loss in its place brings it within budget.",
+        source="cut_cross_entropy/cce_backward.py, _cce_backward_kernel (`HAS_DLSE`)",
+    ),
+    Cause(
         title="Logits are rounded to the input's dtype",
         subjects=APPLE,
         laws=(ANY,),
