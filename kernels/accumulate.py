@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 import triton.language as tl
 
-from .backend import device_function
+from .backend import device_function, stage
 from .matrix import load_or_zero
 from .rounding import downcast, round_to, two_sum, upcast
 
@@ -26,12 +26,21 @@ def fast_two_sum(a, b):
     return s, b - (s - a)
 
 
-@device_function
+@stage
+def cast_increment(v, VARIANT: tl.constexpr, DTYPE: tl.constexpr):
+    """The fp32 increment v as the sum takes it: in the storage dtype DTYPE, or in fp32."""
+    if VARIANT.accumulate == "kahan" or VARIANT.accumulate == "storage":
+        return round_to(v, DTYPE)
+    else:
+        return v
+
+
+@stage
 def add_increment(s, c, v, VARIANT: tl.constexpr, DTYPE: tl.constexpr):
-    """The sum s and its companion c after the fp32 increment v, all held in fp32; DTYPE is the storage dtype."""
+    """The sum s and its companion c after the increment v of `cast_increment`, all held in fp32."""
     if VARIANT.accumulate == "kahan":
-        # Kahan (1965) as Knuth's TwoSum: every operation in the storage dtype, the increment too.
-        return two_sum(s, round_to(c + round_to(v, DTYPE), DTYPE), DTYPE)
+        # Kahan (1965) as Knuth's TwoSum: every operation in the storage dtype.
+        return two_sum(s, round_to(c + v, DTYPE), DTYPE)
     elif VARIANT.accumulate == "hilo":
         if DTYPE == tl.float32:  # noqa: SIM300 - a dtype compared with a constexpr on its right is never equal
             total, low = two_sum(s, v, DTYPE)
@@ -43,12 +52,13 @@ def add_increment(s, c, v, VARIANT: tl.constexpr, DTYPE: tl.constexpr):
     elif VARIANT.accumulate == "fp32":
         return s + v, c
     else:
-        return round_to(s + round_to(v, DTYPE), DTYPE), c
+        return round_to(s + v, DTYPE), c
 
 
 @device_function
 def accumulate(Acc, offsets, mask, v, VARIANT: tl.constexpr, DTYPE: tl.constexpr):
     """Adds the tile increment v to the sums at `offsets`."""
+    v = cast_increment(v, VARIANT, DTYPE)
     s = upcast(load_or_zero(Acc.sum + offsets, mask))
     if Acc.companion is None:
         s, _ = add_increment(s, 0.0, v, VARIANT, DTYPE)

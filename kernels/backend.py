@@ -33,6 +33,22 @@ def device_function(function: Callable[..., Any]) -> Any:
     return call
 
 
+STAGES: dict[str, str] = {}
+"""Every place where the kernels round or drop: the function that does it, and its module. The error budgets follow
+these (`ccelab.precision.stages`)."""
+
+
+def stage(function: Callable[..., Any]) -> Any:
+    """`device_function` for a helper that rounds or drops."""
+    return device_function(host_stage(function))
+
+
+def host_stage(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Marks a function on the host that does."""
+    STAGES[function.__name__] = function.__module__.rpartition(".")[2]
+    return function
+
+
 SIZES = ("N", "V", "D", "ignore_index", "tiles_per_split", "splits", "target_splits")
 """Kernel arguments that Triton must not compile anew for where they are 1 or a multiple of 16.
 

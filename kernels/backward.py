@@ -8,11 +8,11 @@ rows of dC (and entries of dbias). Each output has one writer and a fixed order,
 import triton.language as tl
 
 from .accumulate import HEADROOM, accumulate, rescale
-from .backend import device_function, kernel
+from .backend import device_function, kernel, stage
 from .logits import add_bias, dot_logits, mask_columns, soft_cap
 from .matrix import gather_rows
-from .residual import is_live, load_row_data, logit_gradient, softmax
-from .rounding import dot, downcast
+from .residual import cast_residual, is_live, load_row_data, logit_gradient, softmax
+from .rounding import dot
 
 
 @device_function
@@ -26,16 +26,35 @@ def vocabulary_tile(Ordering, tile, V, BLOCK: tl.constexpr):
         return tl.load(Ordering + place, mask=mask, other=0), mask
 
 
+@stage
+def recompute_logits(E, C, Bias, i, row_mask, cols, col_mask, D, softcap, TILES: tl.constexpr):
+    """(raw, z): a tile of logits once more, before and after the cap. Its products may be joined in other tiles than
+    those of the forward pass."""
+    raw = dot_logits(E, C, 0, i, row_mask, 0, cols, col_mask, D, TILES, False, False)
+    raw = add_bias(raw, Bias, cols, col_mask)
+    return raw, soft_cap(raw, softcap)
+
+
 @device_function
 def tile_gradient(E, C, Bias, i, row_mask, rows, cols, col_mask, col_end, V, D, softcap, TILES: tl.constexpr):
     """(g, p): the residual of one tile, divided by each row's scale, and its softmax."""
-    raw = dot_logits(E, C, 0, i, row_mask, 0, cols, col_mask, D, TILES, False, False)
-    raw = add_bias(raw, Bias, cols, col_mask)
-    z = soft_cap(raw, softcap)
+    raw, z = recompute_logits(E, C, Bias, i, row_mask, cols, col_mask, D, softcap, TILES)
     if col_end > V:  # the last tile alone
         z = mask_columns(z, col_mask)
     p = softmax(z, rows)
     return logit_gradient(p, raw, rows, cols, col_mask, V, softcap), p
+
+
+@stage
+def tile_product(a, b):
+    """The fp32 product of a tile of residuals and rows of the other operand: an increment."""
+    return dot(a, b, tl.full((a.shape[0], b.shape[1]), 0.0, tl.float32))
+
+
+@stage
+def sum_bias(dbias, g, rows):
+    """dbias plus the columns of a tile of residuals, in fp32."""
+    return dbias + tl.sum(g * rows.scale[:, None], 0)
 
 
 @kernel
@@ -73,10 +92,10 @@ def embeddings_kernel(
         g, p = tile_gradient(E, C, Bias, i, row_mask, rows, cols, col_mask, col_end, V, D, softcap, TILES)
         if is_live(g, rows, eps, VARIANT.filter_e):
             kept += 1
-            g_storage = downcast(g, C.ptr.dtype.element_ty)
+            g_storage = cast_residual(g, C.ptr.dtype.element_ty)
             for d in range(0, D, TILES.block_d):
                 c = gather_rows(C, cols, col_mask, d, TILES.block_d)
-                v = dot(g_storage, c, tl.full((TILES.block_n, TILES.block_d), 0.0, tl.float32))
+                v = tile_product(g_storage, c)
                 # An ignored row has g = 0, and 0 times a NaN in C is NaN.
                 v = tl.where(rows.valid[:, None], v * HEADROOM, 0.0)
                 j = d + tl.arange(0, TILES.block_d)
@@ -137,7 +156,7 @@ def classifier_kernel(
         rows = load_row_data(Target, RowMax, LogSum, DLoss, DLse, i, N, ignore_index)
         g, p = tile_gradient(E, C, Bias, i, row_mask, rows, cols, col_mask, col_end, V, D, softcap, TILES)
         if DBias is not None:
-            dbias += tl.sum(g * rows.scale[:, None], 0)
+            dbias = sum_bias(dbias, g, rows)
         if Acc.sum is not None:
             if is_live(g, rows, eps, VARIANT.filter_c):
                 kept += 1
@@ -148,11 +167,11 @@ def classifier_kernel(
                     g_storage = g * rows.scale[:, None]
                 else:
                     scale = tl.max(tl.where(rows.valid, rows.scale, 0.0), 0)
-                    g_storage = downcast(g * relative_scale(rows.scale, scale)[:, None], E.ptr.dtype.element_ty)
+                    g_storage = cast_residual(g * relative_scale(rows.scale, scale)[:, None], E.ptr.dtype.element_ty)
                 for d in range(0, D, TILES.block_d):
                     # An ignored row may hold NaN, and 0 * NaN is NaN: it is not even loaded.
                     e = gather_rows(E, i, rows.valid, d, TILES.block_d)
-                    v = dot(tl.trans(g_storage), e, tl.full((TILES.block_v, TILES.block_d), 0.0, tl.float32))
+                    v = tile_product(tl.trans(g_storage), e)
                     v = v * scale
                     j = d + tl.arange(0, TILES.block_d)
                     offsets = cols.to(tl.int64)[:, None] * Acc.columns + j[None, :]

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 import triton.language as tl
 
-from .backend import device_function, kernel
+from .backend import kernel, stage
 from .logsumexp import finite_or_zero
 from .rounding import exp
 
@@ -19,7 +19,21 @@ class Partial(NamedTuple):
     target_logit: torch.Tensor  # (K, N) fp32, 0 in shards that do not hold the target; (1, N) from Algorithm 1
 
 
-@device_function
+@stage
+def join_splits(Max, Sum, rows, mask, N, splits):
+    """(m, log s) of whole rows: the largest logit, and the log of the sum of exp(z - m)."""
+    m = tl.full(rows.shape, float("-inf"), tl.float32)
+    for k in range(0, splits):
+        m = tl.maximum(m, tl.load(Max + k * N + rows, mask=mask, other=0.0))
+    shift = finite_or_zero(m)
+    s = tl.full(rows.shape, 0.0, tl.float32)
+    for k in range(0, splits):
+        part = tl.load(Max + k * N + rows, mask=mask, other=0.0)
+        s += tl.load(Sum + k * N + rows, mask=mask, other=1.0) * exp(part - shift)
+    return m, tl.log(s)
+
+
+@stage
 def token_loss(m, log_s, z_target, VARIANT: tl.constexpr):
     """lse - z_target. A fused target never exceeds m, and s >= 1: then the loss is a sum of two terms >= 0."""
     if VARIANT.target == "fused":
@@ -48,18 +62,10 @@ def combine_kernel(
     """Loss and lse (0 at ignored rows), and the pair (max, log sum) that the backward pass subtracts one by one."""
     rows = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     mask = rows < N
-    m = tl.full((BLOCK,), float("-inf"), tl.float32)
-    for k in range(0, splits):
-        m = tl.maximum(m, tl.load(Max + k * N + rows, mask=mask, other=0.0))
-    shift = finite_or_zero(m)
-    s = tl.full((BLOCK,), 0.0, tl.float32)
-    for k in range(0, splits):
-        part = tl.load(Max + k * N + rows, mask=mask, other=0.0)
-        s += tl.load(Sum + k * N + rows, mask=mask, other=1.0) * exp(part - shift)
+    m, log_s = join_splits(Max, Sum, rows, mask, N, splits)
     z_target = tl.full((BLOCK,), 0.0, tl.float32)
     for k in range(0, target_splits):
         z_target += tl.load(TargetLogit + k * N + rows, mask=mask, other=0.0)
-    log_s = tl.log(s)
     target = tl.load(Target.ptr + rows.to(tl.int64) * Target.stride_row, mask=mask, other=ignore_index)
     valid = target != ignore_index
     # An all -inf row has s = 0 with shift 0; a row with +inf has s = inf: m + log s is -inf and inf, as it should be.

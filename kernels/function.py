@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from . import launch
-from .backend import require_device
+from .backend import host_stage, require_device
 from .check import autocast, check_arguments, check_keywords, check_targets, check_tensors
 from .schedule import Schedule, default_schedule
 from .statistics import Statistics
@@ -182,12 +182,16 @@ def linear_cross_entropy(
         stats,
     )
     if reduction != "none":
-        # One rounding: the sum is taken in float64, which costs nothing beside the logits.
-        reduced = loss.sum(dtype=torch.float64) / (max(count, 1) if reduction == "mean" else 1)
-        loss = reduced.float()
+        loss = reduce_losses(loss, max(count, 1) if reduction == "mean" else 1)
     else:
         loss = _unshift(loss, target, shift).reshape(shape)
     return (loss, _unshift(lse, target, shift).reshape(shape)) if return_lse else loss
+
+
+@host_stage
+def reduce_losses(loss: Tensor, divisor: int) -> Tensor:
+    """The sum over `divisor`, rounded once: it is taken in float64, which costs nothing beside the logits."""
+    return (loss.sum(dtype=torch.float64) / divisor).float()
 
 
 def _unshift(rows: Tensor, target: Tensor, shift: int) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from .accumulate import Accumulator
-from .backend import IS_INTERPRETED
+from .backend import IS_INTERPRETED, host_stage
 from .backward import classifier_kernel, embeddings_kernel
 from .combine import Partial, combine_kernel
 from .indexed import indexed_dot_kernel
@@ -182,7 +182,7 @@ def backward(
             TILES=tiles,
             **launch_options,
         )
-        d_embeddings = None if acc.sum is None else acc.sum.to(call.embeddings.dtype)
+        d_embeddings = cast_output(acc.sum, call.embeddings)
         if stats is not None and kept is not None:
             stats.tiles_kept_e = int(kept.sum())
             stats.tiles_skipped_e = row_blocks * vocabulary_blocks - stats.tiles_kept_e
@@ -206,14 +206,19 @@ def backward(
             TILES=tiles,
             **launch_options,
         )
-        d_classifier = None if acc_c.sum is None else acc_c.sum.to(call.classifier.dtype)
-        if d_bias is not None and call.bias is not None:
-            d_bias = d_bias.to(call.bias.dtype)
+        d_classifier = cast_output(acc_c.sum, call.classifier)
+        d_bias = cast_output(d_bias, call.bias)
         if stats is not None and kept is not None and mass is not None:
             stats.tiles_kept_c = int(kept.sum())
             stats.tiles_skipped_c = row_blocks * vocabulary_blocks - stats.tiles_kept_c
             stats.filtered_mass_c = mass.sum(0)
     return d_embeddings, d_classifier, d_bias
+
+
+@host_stage
+def cast_output(total: Tensor | None, like: Tensor | None) -> Tensor | None:
+    """A complete sum in the dtype of its input. A companion of the sum is dropped."""
+    return None if total is None or like is None else total.to(like.dtype)
 
 
 def _accumulator(output: Tensor, variant: Variant) -> Accumulator:

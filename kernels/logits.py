@@ -3,12 +3,12 @@
 
 import triton.language as tl
 
-from .backend import device_function
+from .backend import device_function, stage
 from .matrix import load_rows
 from .rounding import dot, exp, upcast
 
 
-@device_function
+@stage
 def dot_logits(
     E,
     C,
@@ -32,7 +32,7 @@ def dot_logits(
     return z
 
 
-@device_function
+@stage
 def add_bias(z, Bias, cols, col_mask):
     """z plus the biases of the given columns (its last dimension), in fp32 and once per logit."""
     if Bias is None:
@@ -56,7 +56,7 @@ def tanh(x):
     return tl.where(size < 0.625, x + x * poly, tl.where(x < 0, -far, far))
 
 
-@device_function
+@stage
 def soft_cap(z, softcap):
     """softcap * tanh(z / softcap)."""
     if softcap is None:
@@ -65,7 +65,7 @@ def soft_cap(z, softcap):
         return softcap * tanh(tl.div_rn(z, tl.full(z.shape, 1.0, tl.float32) * softcap))
 
 
-@device_function
+@stage
 def soft_cap_slope(g, z, softcap):
     """g times the derivative of soft_cap at z: sech^2 as 4q / (1 + q)^2, exact where 1 - tanh^2 loses its digits."""
     if softcap is None:

@@ -7,7 +7,7 @@ pair of Milakov and Gimelshein ("Online normalizer calculation for softmax", 201
 
 import triton.language as tl
 
-from .backend import device_function, kernel
+from .backend import device_function, kernel, stage
 from .logits import add_bias, dot_logits, mask_columns, soft_cap
 from .rounding import exp
 
@@ -18,13 +18,19 @@ def finite_or_zero(m):
     return tl.where(tl.abs(m) == float("inf"), 0.0, m)
 
 
-@device_function
+@stage
+def exponentials(z, shift):
+    """exp(z - shift) of a tile."""
+    return exp(z - shift[:, None])
+
+
+@stage
 def fold_tile(m, s, z):
     """The pair (m, s), meaning s e^m, after a tile z (BLOCK_N, BLOCK_V). s >= 1 as soon as m is finite: the largest
     logit itself contributes exp(0) = 1. A NaN logit makes s NaN, though max ignores it."""
     top = tl.maximum(m, tl.max(z, 1))
     shift = finite_or_zero(top)
-    return top, s * exp(m - shift) + tl.sum(exp(z - shift[:, None]), 1)
+    return top, s * exp(m - shift) + tl.sum(exponentials(z, shift), 1)
 
 
 @device_function

@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import triton.language as tl
 
-from .backend import device_function
+from .backend import device_function, stage
 from .logits import soft_cap_slope
-from .rounding import exp, power_of_two
+from .rounding import downcast, exp, power_of_two
 
 
 class Rows(NamedTuple):
@@ -23,9 +23,9 @@ class Rows(NamedTuple):
     size: tl.tensor  # (abs(dloss) + abs(dlse)) / scale, in [1, 2) for ordinary rows
 
 
-@device_function
+@stage
 def load_upstream(Grad, rows, valid):
-    """(BLOCK_N,) fp32 upstream gradients, 0 at ignored rows and where there is none."""
+    """(BLOCK_N,) upstream gradients, 0 at ignored rows and where there is none. Autograd rounded them to fp32."""
     if Grad is None:
         return tl.full(rows.shape, 0.0, tl.float32)
     else:
@@ -55,7 +55,7 @@ def load_row_data(Target, RowMax, LogSum, DLoss, DLse, rows, N, ignore_index):
     return Rows(valid, target, m, log_s, dloss, dlse, scale, tl.abs(dloss) + tl.abs(dlse))
 
 
-@device_function
+@stage
 def softmax(z, rows):
     """exp((z - max) - log sum): the two parts are subtracted one by one, since their sum would be rounded at |lse|."""
     return exp((z - rows.max[:, None]) - rows.log_sum[:, None])
@@ -71,7 +71,7 @@ def target_mass(target, cols, V, smoothing):
         return (1.0 - smoothing) * hit + smoothing / V
 
 
-@device_function
+@stage
 def residual(p, q, dloss, dlse, weight):
     """weight dloss (p - q) + dlse p, each row with its own upstream gradients."""
     if weight is not None:
@@ -87,7 +87,13 @@ def logit_gradient(p, z, rows, cols, col_mask, V, softcap):
     return tl.where(rows.valid[:, None] & col_mask[None, :], soft_cap_slope(g, z, softcap), 0.0)
 
 
-@device_function
+@stage
+def cast_residual(g, DTYPE: tl.constexpr):
+    """g in the storage dtype, which the tensor core multiplies."""
+    return downcast(g, DTYPE)
+
+
+@stage
 def is_live(g, rows, eps, FILTER: tl.constexpr):
     """Whether a tile must be kept: some entry is not negligible.
 

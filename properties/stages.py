@@ -8,7 +8,7 @@ from ccelab.kernels import Variant
 from ccelab.kernels import backward as backward_stages
 from ccelab.kernels import logits as logit_stages
 from ccelab.kernels import rounding as rounding_stages
-from ccelab.kernels.accumulate import add_increment
+from ccelab.kernels.accumulate import add_increment, cast_increment
 from ccelab.kernels.backend import IS_INTERPRETED
 
 # isort: split
@@ -91,7 +91,8 @@ def _accumulate(V, Sum, Companion, terms, n, VARIANT: tl.constexpr, DTYPE: tl.co
     s = tl.full((BLOCK,), 0.0, tl.float32)
     c = tl.full((BLOCK,), 0.0, tl.float32)
     for t in range(0, terms):
-        s, c = add_increment(s, c, tl.load(V + t * n + i, mask=i < n, other=0.0), VARIANT, DTYPE)
+        v = cast_increment(tl.load(V + t * n + i, mask=i < n, other=0.0), VARIANT, DTYPE)
+        s, c = add_increment(s, c, v, VARIANT, DTYPE)
     tl.store(Sum + i, s, mask=i < n)
     tl.store(Companion + i, c, mask=i < n)
 

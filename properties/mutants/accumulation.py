@@ -5,17 +5,17 @@ from __future__ import annotations
 from ..mutation import Mutant
 
 ADD = "accumulate:add_increment"
-STORAGE = "round_to(s + round_to(v, DTYPE), DTYPE), c"
-KAHAN = "two_sum(s, round_to(c + round_to(v, DTYPE), DTYPE), DTYPE)"
+STORAGE = "round_to(s + v, DTYPE), c"
+KAHAN = "two_sum(s, round_to(c + v, DTYPE), DTYPE)"
 
 MUTANTS = (
     Mutant(
         "increments are rounded before an fp32 sum",
         "one_tile_is_one_rounding",
         "cce-exact",
-        ADD,
-        "return s + v, c",
-        "return s + round_to(v, DTYPE), c",
+        "accumulate:cast_increment",
+        "return v",
+        "return round_to(v, DTYPE)",
     ),
     Mutant(
         "the sum called fp32 is held in storage precision",
@@ -31,7 +31,7 @@ MUTANTS = (
         "cce-exact,accumulate=kahan",
         ADD,
         KAHAN,
-        "two_sum(s, round_to(v, DTYPE), DTYPE)",
+        "two_sum(s, v, DTYPE)",
     ),
     Mutant(
         "hilo forgets its low part",
@@ -55,7 +55,7 @@ MUTANTS = (
         "cce-no-filter",
         ADD,
         STORAGE,
-        "s + round_to(v, DTYPE), c",
+        "s + v, c",
     ),
     Mutant(
         "negative increments are lost",
@@ -63,7 +63,7 @@ MUTANTS = (
         "cce-no-filter",
         ADD,
         STORAGE,
-        "round_to(s + round_to(tl.maximum(v, 0.0), DTYPE), DTYPE), c",
+        "round_to(s + tl.maximum(v, 0.0), DTYPE), c",
     ),
     Mutant(
         "fp32 increments pass through fp16",

@@ -43,7 +43,7 @@ MUTANTS = (
         "losses are summed in bf16",
         "reductions_agree_with_the_losses",
         "cce",
-        CALL,
+        "function:reduce_losses",
         "loss.sum(dtype=torch.float64)",
         "loss.bfloat16().sum(dtype=torch.float64)",
     ),
