@@ -35,11 +35,12 @@ def join_splits(Max, Sum, rows, mask, N, splits):
 
 @stage
 def token_loss(m, log_s, z_target, VARIANT: tl.constexpr):
-    """lse - z_target. A fused target never exceeds m, and s >= 1: then the loss is a sum of two terms >= 0."""
+    """lse - z_target, and lse. A fused target never exceeds m, and s >= 1: then the loss is a sum of two terms >= 0."""
+    lse = m + log_s
     if VARIANT.target == "fused":
-        return (m - z_target) + log_s
+        return (m - z_target) + log_s, lse
     else:
-        return (m + log_s) - z_target
+        return lse - z_target, lse
 
 
 @kernel
@@ -69,7 +70,8 @@ def combine_kernel(
     target = tl.load(Target.ptr + rows.to(tl.int64) * Target.stride_row, mask=mask, other=ignore_index)
     valid = target != ignore_index
     # An all -inf row has s = 0 with shift 0; a row with +inf has s = inf: m + log s is -inf and inf, as it should be.
-    tl.store(Loss + rows, tl.where(valid, token_loss(m, log_s, z_target, VARIANT), 0.0), mask=mask)
-    tl.store(Lse + rows, tl.where(valid, m + log_s, 0.0), mask=mask)
+    loss, lse = token_loss(m, log_s, z_target, VARIANT)
+    tl.store(Loss + rows, tl.where(valid, loss, 0.0), mask=mask)
+    tl.store(Lse + rows, tl.where(valid, lse, 0.0), mask=mask)
     tl.store(RowMax + rows, m, mask=mask)
     tl.store(LogSum + rows, log_s, mask=mask)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .formats import Format, U
-from .logit_error import LARGEST_FP32
+from . import stages
+from .formats import Format
+from .stages import LARGEST_FP32, overflowing
+from .terms import Terms
 
 
 class Accumulation:
@@ -20,36 +22,41 @@ class Accumulation:
         self.half_tiny = fmt.tiny / 2 * scale
         self.sum = torch.zeros_like(like)
         self.error = torch.zeros_like(like)
+        self.cast = torch.zeros_like(like)  # what the casts of increments have of `error`
+        self.added = torch.zeros_like(like)  # and what the additions have
 
     def add(self, v: Tensor, dv: Tensor) -> None:
         """One more increment, exactly v and computed within dv."""
-        fmt, before = self.fmt, self.sum.abs() + self.error
-        u, half_tiny = fmt.u, self.half_tiny
+        before = self.sum.abs() + self.error
         self.sum = self.sum + v
-        self.error = self.error + dv
         size = v.abs() + dv
-        cast = 0.0 if fmt.is_fp32 else u * size + half_tiny
-        if self.scheme == "storage":
-            # |rn(s + x) - (s + x)| <= |x| too, since s itself is representable: a sum that stagnates loses x, no more.
-            self.error = self.error + cast
-            rounding = u * (self.sum.abs() + self.error) + half_tiny
-            self.error = self.error + torch.minimum(rounding, size + cast)
-        elif self.scheme == "kahan":
-            # rn(c + rn(v)) rounds twice, c being at most u |s|; the TwoSum behind it is exact.
-            size = size + cast
-            self.error = self.error + cast + u * (size + u * before) + half_tiny
-        elif self.scheme == "hilo":
-            total = self.sum.abs() + self.error
-            self.error = self.error + (4 * U * U if fmt.is_fp32 else 2 * U + u * u) * total + half_tiny
-        else:
-            self.error = self.error + U * (self.sum.abs() + self.error)
-        limit = LARGEST_FP32 if self.scheme == "fp32" else fmt.largest
-        size = torch.maximum(size, self.sum.abs() + self.error)
-        self.error = torch.where(size <= limit * self.scale, self.error, torch.inf)
+        if self.scheme in ("storage", "kahan"):
+            cast = stages.cast_increment(size, self.half_tiny, self.fmt)
+            self.cast = self.cast + cast
+            dv, size = dv + cast, size + cast
+        self.error = self.error + dv
+        total = self.sum.abs() + self.error
+        rounding = stages.add_increment(self.scheme, total, before, size, self.half_tiny, self.fmt)
+        limit = LARGEST_FP32 if self.scheme == "fp32" else self.fmt.largest
+        rounding = overflowing(torch.maximum(size, total + rounding), rounding, limit * self.scale)
+        self.added = self.added + rounding
+        self.error = self.error + rounding
+
+    def output_cast(self) -> Tensor:
+        """What the cast of the result adds to `error`: the companion is dropped, or the fp32 buffer rounded."""
+        size = self.sum.abs() + self.error + self.fmt.tiny
+        cast = stages.cast_output(self.scheme, size, self.fmt)
+        return overflowing(self.sum.abs() + self.error + cast, cast, self.fmt.largest)
 
     def result(self) -> Tensor:
-        """The bound on the value that is returned: the companion is dropped, or the fp32 buffer cast."""
-        error = self.error + self.fmt.tiny
-        if self.scheme != "storage" and not (self.scheme == "fp32" and self.fmt.is_fp32):
-            error = error + self.fmt.u * (self.sum.abs() + self.error)
-        return torch.where(self.sum.abs() + error < self.fmt.largest, error, torch.inf)
+        """The bound on the value that is returned."""
+        return self.error + self.output_cast()
+
+    def terms(self, by_stage: bool, increments: Terms) -> Terms:
+        """The bound of `result` by stage, given what `increments` contribute through their own errors."""
+        if not by_stage:
+            return Terms(by_stage).add("", self.result())
+        terms = Terms(by_stage).merge(increments)
+        if self.scheme in ("storage", "kahan"):
+            terms.add("cast_increment", self.cast)
+        return terms.add("add_increment", self.added).add("cast_output", self.output_cast())

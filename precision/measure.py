@@ -110,6 +110,20 @@ def quotient(error: Tensor, size: Tensor) -> Tensor:
     )
 
 
+def worst_ratio(got: Tensor, want: Tensor, bound: Tensor) -> float:
+    """max |got - want| / bound. A bound of 0 admits 0, one of inf (possible overflow) anything, one of NaN nothing.
+
+    Where the truth is not finite, only its like will do.
+    """
+    got, want, bound = (x.double().reshape(-1) for x in (got, want, bound))
+    if not len(want):
+        return 0.0
+    finite = want.isfinite()
+    alike = torch.where(want.isnan(), got.isnan(), got == want)
+    error = (got - want).abs()
+    return float(torch.where(finite, quotient(error, bound), torch.where(alike, 0.0, torch.inf)).max())
+
+
 def pattern(x: Tensor) -> str:
     """The bits of one number of 16, 32 or 64 bits, in hex."""
     bits = x.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()]).item()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ccelab.kernels import Schedule, Statistics, Tiles, Variant, linear_cross_entropy
 from ccelab.precision.budget import Budget, budget
-from ccelab.precision.measure import quotient
+from ccelab.precision.measure import worst_ratio
 from ccelab.reference import Problem, Reduction, Solution, double
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -211,20 +211,6 @@ def judge(case: Case, outcome: Outcome | None = None, *, problem: Problem | None
         for name, got in outcome.outputs.items()
     }
     return Verdict(ratios=ratios, truth=truth, budget=limit, outcome=outcome)
-
-
-def worst_ratio(got: Tensor, want: Tensor, bound: Tensor) -> float:
-    """max |got - want| / bound. A bound of 0 admits 0, one of inf (possible overflow) anything, one of NaN nothing.
-
-    Where the truth is not finite, only its like will do.
-    """
-    got, want, bound = (x.double().reshape(-1) for x in (got, want, bound))
-    if not len(want):
-        return 0.0
-    finite = want.isfinite()
-    alike = torch.where(want.isnan(), got.isnan(), got == want)
-    error = (got - want).abs()
-    return float(torch.where(finite, quotient(error, bound), torch.where(alike, 0.0, torch.inf)).max())
 
 
 def assert_within_budget(case: Case, outcome: Outcome | None = None, *, problem: Problem | None = None) -> Verdict:

@@ -18,6 +18,7 @@ from hypothesis.errors import HypothesisException
 from torch import Tensor
 
 from ccelab.kernels import Schedule, Variant, default_schedule
+from ccelab.precision.budget import budget
 from ccelab.precision.measure import pattern, quotient
 
 # By its full name: pytest loads the laws as `properties.law`, whose `.promises` is another module than adapters import.
@@ -194,9 +195,17 @@ class Trial:
         budgeted = case if self.bench.subject.budget is None else replace(case, variant=self.bench.subject.budget)
         verdict = judge(budgeted, outcome)
         for name, ratio in verdict.ratios.items():
-            want, bound = getattr(verdict.truth, name), getattr(verdict.budget.bound, name)
-            self._approach(ratio, functools.partial(self._worst, name, outcome[name], want, bound))
+            self._approach(ratio, functools.partial(self._overspent, name, budgeted, verdict))
         return verdict
+
+    def _overspent(self, name: str, case: Case, verdict: Verdict) -> str:
+        """Where the output is over its budget, and what the budget there is made of."""
+        got, want, bound = verdict.outcome[name], getattr(verdict.truth, name), getattr(verdict.budget.bound, name)
+        order = verdict.outcome.stats.order
+        by_stage = budget(case.problem(), Variant.of(case.variant), case.schedule, order=order, by_stage=True)
+        terms = by_stage.terms_at(name, _worst_place(got.reshape(want.shape), want, bound))
+        made_of = ", ".join(f"{stage} {bound:.1e}" for stage, bound in terms.items())
+        return f"{self._worst(name, got, want, bound)}. Allowed by stage: {made_of or 'nothing'}"
 
     def bounded(self, what: str, got: Tensor, want: Tensor, bound: Tensor) -> None:
         """|got - want| <= bound, elementwise."""
@@ -234,13 +243,18 @@ class Trial:
         got, want, bound = (x.reshape(want.shape) for x in (got, want, bound))
         error = (got.double() - want).abs()
         ratio = quotient(error, bound)
-        unlike = want.isnan() != got.isnan()
-        place = torch.unravel_index(torch.where(unlike, torch.inf, ratio).argmax(), want.shape) if want.ndim else ()
-        at = tuple(int(i) for i in place)
+        at = _worst_place(got, want, bound)
         return (
             f"{name}{list(at)} is {_hex(got[at])}, the truth is {float(want[at])!r}: off by {float(error[at]):.3e}, "
             f"allowed {float(bound[at]):.3e}; {int((ratio > 1).sum())} of {ratio.numel()} elements are over"
         )
+
+
+def _worst_place(got: Tensor, want: Tensor, bound: Tensor) -> tuple[int, ...]:
+    """Of the largest error over its bound, NaN on one side only before all; the three have one shape."""
+    ratio = torch.where(want.isnan() != got.isnan(), torch.inf, quotient((got.double() - want).abs(), bound))
+    place = torch.unravel_index(ratio.argmax(), want.shape) if want.ndim else ()
+    return tuple(int(i) for i in place)
 
 
 def _hex(x: Tensor) -> str:

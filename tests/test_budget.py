@@ -12,6 +12,7 @@ from torch import Tensor
 from ccelab.kernels import PRESETS, Schedule, Tiles, Variant
 from ccelab.precision.accumulation import Accumulation
 from ccelab.precision.formats import Format
+from ccelab.precision.measure import worst_ratio
 from ccelab.properties import stages
 from ccelab.properties.cases import (
     DEVICE,
@@ -22,7 +23,6 @@ from ccelab.properties.cases import (
     draw,
     judge,
     peaked,
-    worst_ratio,
 )
 
 MEDIUM = Schedule(

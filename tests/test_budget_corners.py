@@ -10,8 +10,8 @@ import torch
 
 from ccelab.kernels import Tiles, Variant
 from ccelab.precision.budget import budget
-from ccelab.precision.measure import measure
-from ccelab.properties.cases import DEVICE, DTYPES, SMALL, Case, assert_within_budget, draw, judge, worst_ratio
+from ccelab.precision.measure import measure, worst_ratio
+from ccelab.properties.cases import DEVICE, DTYPES, SMALL, Case, assert_within_budget, draw, judge
 from ccelab.reference import double
 
 VARIANTS = ("cce", "cce-no-filter", "cce-kahan", "cce-exact,accumulate=hilo", "cce-exact")

@@ -9,9 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ccelab.precision.budget import EXP_UNDERFLOW, exp_roundings
 from ccelab.precision.formats import Format, U
-from ccelab.precision.logit_error import SOFTCAP_ROUNDINGS
+from ccelab.precision.stages import EXP_UNDERFLOW, SOFTCAP_ROUNDINGS, exp_roundings
 from ccelab.properties import stages
 from ccelab.properties.cases import DEVICE, DTYPES
 

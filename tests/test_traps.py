@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ccelab.kernels import Schedule, Tiles, Variant, launch
 from ccelab.precision.budget import budget
+from ccelab.precision.measure import worst_ratio
 from ccelab.properties import stages
 from ccelab.properties.cases import (
     DEVICE,
@@ -22,7 +23,6 @@ from ccelab.properties.cases import (
     judge,
     peaked,
     run,
-    worst_ratio,
 )
 from ccelab.reference import Reduction, double
 from ccelab.reference.double import Stream

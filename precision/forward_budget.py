@@ -1,0 +1,116 @@
+"""The error budget of the forward pass: of loss and lse, and of what the backward pass takes from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ccelab.kernels import Schedule, Tiles, Variant
+from ccelab.reference import formula
+from ccelab.reference.double import Forward, ResidualChunk, Stream
+from ccelab.reference.formula import FLOAT64, Rows
+
+from . import stages
+from .formats import Format, U
+from .logit_error import logit_error
+from .terms import Terms
+
+
+@dataclass(frozen=True, eq=False)
+class ForwardError:
+    """Per row, (N, 1), by stage: bounds that the backward pass needs too."""
+
+    lse_from_logits: Terms  # of lse and of the loss, through perturbed logits
+    log_sum: Terms  # of the computed log sum, given the computed logits
+    target_logit: Terms  # of the logit at the target
+
+
+def forward_error(stream: Stream, rows: Rows, variant: Variant, schedule: Schedule, by_stage: bool) -> ForwardError:
+    """Perturbed logits, exponentials, sums of a tile, rescaling, joining the splits."""
+    tiles, fmt = schedule.forward, Format.of(stream.problem.embeddings.dtype)
+    maximum = rows.maximum
+    exponentials, widest = torch.zeros_like(maximum), torch.zeros_like(maximum)
+    perturbation, at_target = Terms(by_stage), Terms(by_stage)
+    tile_max, lse = [], formula.lse(FLOAT64, rows)
+    for part in stream.residuals(rows):
+        error = logit_error(stream, part.columns, part.raw, part.logits, tiles, fmt, by_stage).capped
+        for stage, moved in error.shared(moved_softmax(part, lse, error.total)).items():
+            perturbation.add(stage, moved.sum(1, keepdim=True))
+        distance = (maximum - part.logits).clamp(max=torch.finfo(torch.float32).max)
+        exponentials += stages.exponentials(part.softmax, distance)
+        for stage, bound in error.masked(part.columns == stream.targets).items():
+            at_target.add(stage, bound.sum(1, keepdim=True))
+        widest = torch.maximum(widest, error.total.amax(1, keepdim=True))
+        padded = torch.nn.functional.pad(part.logits, (0, -part.logits.shape[1] % tiles.block_v), value=-torch.inf)
+        tile_max.append(padded.unflatten(1, (-1, tiles.block_v)).amax(2))
+    maxima = torch.cat(tile_max, 1)
+    per_split = -(-maxima.shape[1] // schedule.splits)
+    log_s = torch.log1p(rows.rest)
+    joined, logarithm = stages.join_splits(-(-maxima.shape[1] // per_split), log_s)
+    relative = Terms(by_stage).add("exponentials", exponentials + 5 * U)
+    relative.add("fold_tile", stages.fold_tile(_rescalings(maxima, widest, per_split), tiles.block_v, per_split))
+    relative.add("join_splits", torch.full_like(maximum, joined))
+    # log of a sum within `relative`
+    log_sum = relative.shared(-torch.log1p(-relative.total.clamp(max=0.5))).add("join_splits", logarithm)
+    if variant.target == "indexed":
+        at_target = _indexed_error(stream, rows, tiles, by_stage)
+    # No more than the largest error of a logit either: the lse has slope 1 at most.
+    lse_from_logits = perturbation.shared(torch.minimum(torch.log1p(perturbation.total), widest))
+    return ForwardError(lse_from_logits, log_sum, at_target)
+
+
+def moved_softmax(part: ResidualChunk, lse: Tensor, error: Tensor) -> Tensor:
+    """(N, n) the most that exp(z - lse) can grow when z grows by `error`; 0 for masked classes."""
+    # Written without p for large errors: p may be 0 in float64 where the moved one is not.
+    log_p = torch.where(part.softmax > 0, torch.log(part.softmax), part.logits - lse)
+    grown = torch.where(error < 1, part.softmax * torch.expm1(error), torch.exp(log_p + error))
+    return torch.where(part.logits == -torch.inf, 0.0, grown)
+
+
+def _rescalings(maxima: Tensor, widest: Tensor, per_split: int) -> Tensor:
+    """(N, 1) how often the running maximum of a split may change, where it does most."""
+    most = torch.zeros_like(widest)
+    for split in maxima.split(per_split, 1):
+        running = split.cummax(1).values
+        changes = (split[:, 1:] > running[:, :-1] - 2 * widest).sum(1, keepdim=True)
+        most = torch.maximum(most, changes.double())
+    return most
+
+
+def _indexed_error(stream: Stream, rows: Rows, tiles: Tiles, by_stage: bool) -> Terms:
+    problem, d = stream.problem, stream.embeddings.shape[1]
+    product = stream.embeddings * problem.classifier[stream.targets[:, 0]].double()
+    absolute = product.abs().sum(1, keepdim=True)
+    error = Terms(by_stage).add("indexed_dot", stages.indexed_dot(absolute, d, tiles.block_d))
+    if problem.bias is not None:
+        error.add("add_bias", U * (product.sum(1, keepdim=True).abs() + absolute + error.total))
+    if problem.softcap is not None:
+        error.add("soft_cap", stages.soft_cap(rows.target_logit, torch.zeros_like(absolute)))
+    return error
+
+
+def outputs(stream: Stream, rows: Rows, forward: Forward, error: ForwardError, variant: Variant) -> dict[str, Terms]:
+    """(N,) bounds of loss and lse and that of the reduced loss, by stage."""
+    lse, m, loss = forward.lse[:, None], forward.max_logit[:, None], forward.loss[:, None]
+    gap = (m - forward.target_logit[:, None]).abs() if variant.target == "fused" else lse.abs()
+    by_stage = error.log_sum.by_stage
+    zero = torch.zeros_like(lse)
+
+    def total(terms: Terms) -> Terms:
+        """Rounding of the bound's own sum, and ignored rows."""
+        row = terms.masked(stream.valid).times(1 + 4 * U)
+        return Terms(by_stage, {stage: bound[:, 0] for stage, bound in row.items()})
+
+    lse_bound = Terms(by_stage).merge(error.lse_from_logits).merge(error.log_sum)
+    lse_bound.add("token_loss", stages.token_loss(lse, zero, error.log_sum.total))
+    loss_bound = Terms(by_stage).merge(error.lse_from_logits).merge(error.target_logit).merge(error.log_sum)
+    loss_bound.add("token_loss", stages.token_loss(loss, gap, zero))
+    made = {"loss": total(loss_bound), "lse": total(lse_bound)}
+    made["reduced"] = made["loss"]
+    if stream.problem.reduction != "none":
+        reduced = {stage: stream.reduce(bound) for stage, bound in made["loss"].items()}
+        made["reduced"] = Terms(by_stage, reduced).times(1 + 4 * U)
+        made["reduced"].add("reduce_losses", stages.reduce_losses(stream.reduce(forward.loss)))
+    return made

@@ -1,0 +1,201 @@
+"""The error budget of the gradients: residuals, their cast, the products of tiles, and the sums along the tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from ccelab.kernels import Schedule, Variant, accumulate
+from ccelab.reference.double import ResidualChunk, Stream
+from ccelab.reference.formula import Rows
+
+from . import stages
+from .accumulation import Accumulation
+from .formats import Format, U
+from .forward_budget import ForwardError, moved_softmax
+from .logit_error import logit_error, steepest_cap
+from .stages import DOUBLE_U, EXP_UNDERFLOW, FP32_TINY, LARGEST_FP32
+from .terms import Terms
+
+HEADROOM: float = accumulate.HEADROOM.value  # dE is summed at this over the scale of its row
+
+
+class GradientBudget:
+    """Streams over the vocabulary in the kernel's order; dE's recursion runs along tiles of V, dC's along N."""
+
+    def __init__(
+        self, stream: Stream, rows: Rows, variant: Variant, schedule: Schedule, error: ForwardError, by_stage: bool
+    ) -> None:
+        self.stream, self.rows, self.variant, self.by_stage = stream, rows, variant, by_stage
+        problem = stream.problem
+        self.fmt = Format.of(problem.embeddings.dtype)
+        self.tiles, self.error, self.log_s = schedule.backward, error, torch.log1p(rows.rest)
+        eps = torch.finfo(problem.embeddings.dtype).eps / 32 if variant.eps is None else variant.eps
+        self.size = stream.d_loss.abs() + stream.d_lse.abs()  # (N, 1) the row's own upstream scale
+        # The oracle's own rounding, as a share of dv, which holds at least u sum |g||C|.
+        self.oracle_share = DOUBLE_U / U * (sum(problem.shape) + 64)
+        self.threshold = torch.where(self.size > 0, eps * self.size, 0.0)
+        # Upstream gradients and their sum reach the kernel rounded to fp32: near a power of two, the larger one.
+        self.scale = torch.where(self.size > 0, 2.0 ** torch.floor(torch.log2(self.size * (1 + 8 * U))), 0.0)
+        self.live_e = self.live_c = (0, 0)
+
+    def chunks(self, order: Tensor | None) -> Iterator[tuple[Tensor, Terms, Terms | None]]:
+        """(columns, bound of dC there, bound of dbias there) for each chunk of the vocabulary; dE's grows with them."""
+        self._sum = Accumulation(self.variant.accumulate, self.fmt, self.stream.embeddings, self.scale / HEADROOM)
+        self._increments, self._dropped = Terms(self.by_stage), torch.zeros_like(self.stream.embeddings)
+        for part in self.stream.residuals(self.rows, order):
+            dg = self._residual_error(part)
+            surely, maybe = self._live_tiles(part.residual, dg.total)
+            self._walk_vocabulary(part, dg, surely, maybe)
+            d_bias = None if self.stream.problem.bias is None else self._bias_bound(part.residual, dg)
+            yield part.columns, self._walk_rows(part, dg, surely, maybe), d_bias
+
+    @property
+    def d_embeddings(self) -> Terms:
+        """(N, D), after all chunks."""
+        terms = self._sum.terms(self.by_stage, self._increments)
+        return terms.add("is_live", stages.is_live(self._dropped)) if self.variant.filter_e else terms
+
+    def _residual_error(self, part: ResidualChunk) -> Terms:
+        """(N, n) bounds on the fp32 residual, before its cast."""
+        stream, rows, error = self.stream, self.rows, self.error
+        shifted = (rows.maximum - part.logits).abs()
+        exponent = (shifted + self.log_s).abs()
+        logit = logit_error(stream, part.columns, part.raw, part.logits, self.tiles, self.fmt, by_stage=False)
+        moved = Terms(self.by_stage).add("recompute_logits", logit.capped.total)
+        moved.merge(error.lse_from_logits).merge(error.log_sum).add("softmax", stages.softmax(shifted, exponent))
+        # Not capped at 1: a logit of 1e9 recomputed in other tiles may lie far above the maximum that forward found.
+        lse = rows.maximum + self.log_s
+        dp = moved.shared(moved_softmax(part, lse, moved.total))
+        dp.add("softmax", torch.full_like(part.softmax, EXP_UNDERFLOW))
+        onehot = (part.columns == stream.targets).double()
+        coefficient = (part.softmax - onehot).abs() * stream.d_loss.abs() + part.softmax * stream.d_lse.abs()
+        dg = dp.times(self.size)
+        moved_coefficient = coefficient + dg.total
+        dg.add("load_upstream", stages.load_upstream(moved_coefficient))
+        dg.add("residual", stages.residual(moved_coefficient))
+        softcap = stream.problem.softcap
+        if softcap is not None:
+            away = logit.raw.total / softcap
+            slope = steepest_cap(part.raw, logit.raw.total, softcap)
+            # |d sech^2 / dy| = 2 |tanh| sech^2; and a slope lies in [0, slope] whatever the error
+            change = torch.where(away < 0.5, 2 * slope * away, slope)
+            size, flushed = dg.total, 4 * EXP_UNDERFLOW  # of the slope, 4 q / (1 + q)^2 with q an exponential
+            dg = dg.times(slope).add("recompute_logits", (coefficient + size) * change)
+            rounded = stages.soft_cap_slope(slope, part.raw, softcap)
+            dg.add("soft_cap_slope", (coefficient + size) * rounded + flushed * (self.size + size))
+        return dg.clamped(1e300).masked(stream.valid)  # an infinity times a 0 of E or C would be NaN
+
+    def _live_tiles(self, g: Tensor, dg: Tensor) -> tuple[Tensor, Tensor]:
+        """(row blocks, vocabulary tiles) bool: tiles surely live, and tiles that may be."""
+        low, high = self.threshold * (1 - 4 * U), self.threshold * (1 + 4 * U)
+        surely = self._any_in_tile(((g.abs() - dg) > high) | ~g.isfinite())
+        maybe = self._any_in_tile(((g.abs() + dg) > low) | ~g.isfinite())
+        return surely, maybe
+
+    def _any_in_tile(self, mask: Tensor) -> Tensor:
+        n, v = self.tiles.block_n, self.tiles.block_v
+        padded = torch.nn.functional.pad(mask, (0, -mask.shape[1] % v, 0, -mask.shape[0] % n))
+        tiles: Tensor = padded.unflatten(1, (-1, v)).any(2).unflatten(0, (-1, n)).any(1)
+        return tiles
+
+    def _spread(self, tiles: Tensor, like: Tensor) -> Tensor:
+        """(N, n) from (row blocks, vocabulary tiles)."""
+        rows = tiles.repeat_interleave(self.tiles.block_n, 0)[: like.shape[0]]
+        return rows.repeat_interleave(self.tiles.block_v, 1)[:, : like.shape[1]]
+
+    def _weights(self, g: Tensor, dg: Terms, scale: Tensor, terms: int) -> Terms:
+        """(N, n) what errors of the residual and of its product come to, as weights on |C| or |E|."""
+        weight = Terms(self.by_stage).merge(dg).add("cast_residual", stages.cast_residual(g, dg.total, scale, self.fmt))
+        return weight.add("tile_product", stages.tile_product(g, terms)).masked(self.stream.valid)
+
+    def _walk_vocabulary(self, part: ResidualChunk, dg: Terms, surely: Tensor, maybe: Tensor) -> None:
+        block, g = self.tiles.block_v, part.residual
+        weight = self._weights(g, dg, self.scale, block)
+        classifier = self.stream.classifier(part.columns)
+        if not self.variant.filter_e:
+            surely = maybe = torch.ones_like(surely)
+        self.live_e = (self.live_e[0] + int(surely.sum()), self.live_e[1] + int(maybe.sum()))
+        whole, doubtful = weight.total, torch.zeros_like(self._dropped)
+        oracle = torch.zeros_like(self._dropped)
+        for tile in range(surely.shape[1]):
+            span = slice(tile * block, (tile + 1) * block)
+            v = g[:, span] @ classifier[span]
+            own = len(part.columns) * DOUBLE_U * v.abs()  # the oracle's
+            own += (block + 1) * FP32_TINY * self.scale / HEADROOM  # sums of subnormal products
+            dv = whole[:, span] @ classifier[span].abs() + own
+            live, unsure = self._rows_of(surely[:, tile]), self._rows_of(maybe[:, tile] & ~surely[:, tile])
+            self._dropped += torch.where(live | unsure, 0.0, v)
+            left_out = torch.where(live | unsure, 0.0, dv * self.oracle_share)
+            in_doubt = torch.where(unsure, v.abs(), 0.0)
+            self._sum.error += left_out
+            self._sum.add(torch.where(live | unsure, v, 0.0), torch.where(live | unsure, dv, 0.0) + in_doubt)
+            oracle += left_out + torch.where(live | unsure, own, 0.0)
+            doubtful += in_doubt
+        if self.by_stage:
+            kept = self._spread(maybe, g)
+            for stage, w in weight.masked(kept).items():
+                self._increments.add(stage, w @ classifier.abs())
+            self._increments.add("tile_product", oracle)
+            if self.variant.filter_e:
+                self._increments.add("is_live", doubtful)
+
+    def _rows_of(self, blocks: Tensor) -> Tensor:
+        return blocks.repeat_interleave(self.tiles.block_n)[: len(self.size), None]
+
+    def _walk_rows(self, part: ResidualChunk, dg: Terms, surely: Tensor, maybe: Tensor) -> Terms:
+        """(n, D) the bound of dC in these columns."""
+        embeddings, block = self.stream.embeddings, self.tiles.block_n
+        if not self.variant.filter_c:
+            surely = maybe = torch.ones_like(surely)
+        self.live_c = (self.live_c[0] + int(surely.sum()), self.live_c[1] + int(maybe.sum()))
+        scale = torch.cat([s.amax().expand(len(s), 1) for s in self.scale.split(block)])
+        weight = self._weights(part.residual, dg, scale, block)
+        whole = weight.total
+        total = Accumulation(
+            self.variant.accumulate, self.fmt, embeddings.new_zeros((len(part.columns), embeddings.shape[1]))
+        )
+        dropped, doubtful, oracle = (torch.zeros_like(total.sum) for _ in range(3))
+        for place in range(surely.shape[0]):
+            span = slice(place * block, (place + 1) * block)
+            e = embeddings[span]
+            v = part.residual[span].T @ e
+            own = len(embeddings) * DOUBLE_U * v.abs()
+            own += (block + 1) * FP32_TINY * (1.0 if self.fmt.is_fp32 else scale[span].amax().clamp(min=1))
+            dv = whole[span].T @ e.abs() + own
+            live, unsure = self._columns_of(surely[place], v), self._columns_of(maybe[place] & ~surely[place], v)
+            dropped += torch.where(live | unsure, 0.0, v)
+            left_out = torch.where(live | unsure, 0.0, dv * self.oracle_share)
+            in_doubt = torch.where(unsure, v.abs(), 0.0)
+            total.error += left_out
+            total.add(torch.where(live | unsure, v, 0.0), torch.where(live | unsure, dv, 0.0) + in_doubt)
+            oracle += left_out + torch.where(live | unsure, own, 0.0)
+            doubtful += in_doubt
+        increments = Terms(self.by_stage)
+        if self.by_stage:
+            kept = self._spread(maybe, part.residual)
+            for stage, w in weight.masked(kept).items():
+                increments.add(stage, w.T @ embeddings.abs())
+            increments.add("tile_product", oracle)
+            if self.variant.filter_c:
+                increments.add("is_live", doubtful)
+        terms = total.terms(self.by_stage, increments)
+        return terms.add("is_live", stages.is_live(dropped)) if self.variant.filter_c else terms
+
+    def _columns_of(self, tiles: Tensor, like: Tensor) -> Tensor:
+        return tiles.repeat_interleave(self.tiles.block_v)[: len(like), None]
+
+    def _bias_bound(self, g: Tensor, dg: Terms) -> Terms:
+        """(n,) the bound of dbias in these columns."""
+        bias = self.stream.problem.bias
+        assert bias is not None
+        storage = Format.of(bias.dtype)
+        size = (g.abs() + dg.total).sum(0)
+        terms = Terms(self.by_stage, {stage: bound.sum(0) for stage, bound in dg.items()})
+        terms.add("sum_bias", stages.sum_bias(size, len(g), self.tiles.block_n))
+        total = g.sum(0).abs() + terms.total
+        cast = storage.u * total + storage.tiny / 2
+        fits = (size < LARGEST_FP32) & (total < storage.largest)
+        return terms.add("cast_output", torch.where(fits, cast, torch.inf))
