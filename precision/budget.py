@@ -19,6 +19,7 @@ from ccelab.reference import Problem, Solution
 from ccelab.reference.double import Stream
 
 from . import forward_budget
+from .arithmetic import ANY, Arithmetic
 from .forward_budget import forward_error
 from .gradient_budget import GradientBudget
 from .measure import worst_ratio
@@ -68,22 +69,29 @@ class Budget:
 
 
 def budget(
-    problem: Problem, variant: Variant, schedule: Schedule, *, order: Tensor | None = None, by_stage: bool = False
+    problem: Problem,
+    variant: Variant,
+    schedule: Schedule,
+    *,
+    order: Tensor | None = None,
+    arithmetic: Arithmetic = ANY,
+    by_stage: bool = False,
 ) -> Budget:
     """Bounds for `variant` under `schedule`.
 
     `order` (V,) is the vocabulary order that the kernel took (`Statistics.order`); None is the oracle's own. The
-    problem's rows are numbered as the kernel numbers them: which rows share a tile matters to the filter. `by_stage`
-    costs a product of matrices per stage and gradient.
+    problem's rows are numbered as the kernel numbers them: which rows share a tile matters to the filter. The default
+    `arithmetic` holds for anyone's kernels, `arithmetic.own()` for ours in this process. `by_stage` costs a product of
+    matrices per stage and gradient.
     """
     if variant.order == "mean_logit" and order is None:
         order = mean_logit_order(problem)
     if variant.order == "none":
         order = None
-    stream = Stream(problem, _chunk(problem, schedule))
+    stream = Stream(problem, _chunk(problem, schedule, by_stage))
     rows = stream.rows()
     forward = stream.forward(rows)
-    error = forward_error(stream, rows, variant, schedule, by_stage)
+    error = forward_error(stream, rows, variant, schedule, arithmetic, by_stage)
     ledger = _Ledger(by_stage)
     bounds = {
         name: ledger.whole(name, terms)
@@ -92,7 +100,7 @@ def budget(
     n, v, d = problem.shape
     d_classifier = stream.embeddings.new_zeros((v, d))
     d_bias = None if problem.bias is None else stream.embeddings.new_zeros(v)
-    gradients = GradientBudget(stream, rows, variant, schedule, error, by_stage)
+    gradients = GradientBudget(stream, rows, variant, schedule, error, arithmetic, by_stage)
     for columns, of_classifier, of_bias in gradients.chunks(order):
         d_classifier[columns] = ledger.part("d_classifier", (v, d), columns, of_classifier)
         if d_bias is not None and of_bias is not None:
@@ -124,10 +132,11 @@ def mean_logit_order(problem: Problem) -> Tensor:
     return torch.sort(logit, descending=True, stable=True).indices
 
 
-def _chunk(problem: Problem, schedule: Schedule) -> int:
-    """Columns per chunk: whole tiles of both passes, and float64 temporaries of half a gigabyte."""
+def _chunk(problem: Problem, schedule: Schedule, by_stage: bool) -> int:
+    """Columns per chunk: whole tiles of both passes, and float64 temporaries of half a gigabyte, or of many by stage
+    an eighth of one."""
     step = max(schedule.forward.block_v, schedule.backward.block_v)
-    return max(1, 2**26 // max(problem.shape[0], 1) // step) * step
+    return max(1, 2 ** (24 if by_stage else 26) // max(problem.shape[0], 1) // step) * step
 
 
 class _Ledger:

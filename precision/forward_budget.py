@@ -13,7 +13,8 @@ from ccelab.reference.double import Forward, ResidualChunk, Stream
 from ccelab.reference.formula import FLOAT64, Rows
 
 from . import stages
-from .formats import Format, U
+from .arithmetic import Arithmetic
+from .formats import U
 from .logit_error import logit_error
 from .terms import Terms
 
@@ -27,15 +28,17 @@ class ForwardError:
     target_logit: Terms  # of the logit at the target
 
 
-def forward_error(stream: Stream, rows: Rows, variant: Variant, schedule: Schedule, by_stage: bool) -> ForwardError:
+def forward_error(
+    stream: Stream, rows: Rows, variant: Variant, schedule: Schedule, arithmetic: Arithmetic, by_stage: bool
+) -> ForwardError:
     """Perturbed logits, exponentials, sums of a tile, rescaling, joining the splits."""
-    tiles, fmt = schedule.forward, Format.of(stream.problem.embeddings.dtype)
+    tiles = schedule.forward
     maximum = rows.maximum
     exponentials, widest = torch.zeros_like(maximum), torch.zeros_like(maximum)
     perturbation, at_target = Terms(by_stage), Terms(by_stage)
     tile_max, lse = [], formula.lse(FLOAT64, rows)
     for part in stream.residuals(rows):
-        error = logit_error(stream, part.columns, part.raw, part.logits, tiles, fmt, by_stage).capped
+        error = logit_error(stream, part.columns, part.raw, part.logits, tiles, arithmetic, by_stage).capped
         for stage, moved in error.shared(moved_softmax(part, lse, error.total)).items():
             perturbation.add(stage, moved.sum(1, keepdim=True))
         distance = (maximum - part.logits).clamp(max=torch.finfo(torch.float32).max)
@@ -49,8 +52,9 @@ def forward_error(stream: Stream, rows: Rows, variant: Variant, schedule: Schedu
     per_split = -(-maxima.shape[1] // schedule.splits)
     log_s = torch.log1p(rows.rest)
     joined, logarithm = stages.join_splits(-(-maxima.shape[1] // per_split), log_s)
-    relative = Terms(by_stage).add("exponentials", exponentials + 5 * U)
-    relative.add("fold_tile", stages.fold_tile(_rescalings(maxima, widest, per_split), tiles.block_v, per_split))
+    relative = Terms(by_stage).add("exponentials", exponentials)
+    rescalings = _rescalings(maxima, widest, per_split)
+    relative.add("fold_tile", stages.fold_tile(rescalings, tiles.block_v, per_split, arithmetic))
     relative.add("join_splits", torch.full_like(maximum, joined))
     # log of a sum within `relative`
     log_sum = relative.shared(-torch.log1p(-relative.total.clamp(max=0.5))).add("join_splits", logarithm)

@@ -13,10 +13,11 @@ from ccelab.reference.formula import Rows
 
 from . import stages
 from .accumulation import Accumulation
+from .arithmetic import DOUBLE_U, Arithmetic
 from .formats import Format, U
 from .forward_budget import ForwardError, moved_softmax
 from .logit_error import logit_error, steepest_cap
-from .stages import DOUBLE_U, EXP_UNDERFLOW, FP32_TINY, LARGEST_FP32
+from .stages import EXP_UNDERFLOW, FP32_TINY, LARGEST_FP32
 from .terms import Terms
 
 HEADROOM: float = accumulate.HEADROOM.value  # dE is summed at this over the scale of its row
@@ -26,9 +27,17 @@ class GradientBudget:
     """Streams over the vocabulary in the kernel's order; dE's recursion runs along tiles of V, dC's along N."""
 
     def __init__(
-        self, stream: Stream, rows: Rows, variant: Variant, schedule: Schedule, error: ForwardError, by_stage: bool
+        self,
+        stream: Stream,
+        rows: Rows,
+        variant: Variant,
+        schedule: Schedule,
+        error: ForwardError,
+        arithmetic: Arithmetic,
+        by_stage: bool,
     ) -> None:
-        self.stream, self.rows, self.variant, self.by_stage = stream, rows, variant, by_stage
+        self.stream, self.rows, self.variant = stream, rows, variant
+        self.arithmetic, self.by_stage = arithmetic, by_stage
         problem = stream.problem
         self.fmt = Format.of(problem.embeddings.dtype)
         self.tiles, self.error, self.log_s = schedule.backward, error, torch.log1p(rows.rest)
@@ -63,8 +72,8 @@ class GradientBudget:
         stream, rows, error = self.stream, self.rows, self.error
         shifted = (rows.maximum - part.logits).abs()
         exponent = (shifted + self.log_s).abs()
-        logit = logit_error(stream, part.columns, part.raw, part.logits, self.tiles, self.fmt, by_stage=False)
-        moved = Terms(self.by_stage).add("recompute_logits", logit.capped.total)
+        logit = logit_error(stream, part.columns, part.raw, part.logits, self.tiles, self.arithmetic, by_stage=False)
+        moved = Terms(self.by_stage).add("recompute_logits", stages.recompute_logits(logit.capped.total))
         moved.merge(error.lse_from_logits).merge(error.log_sum).add("softmax", stages.softmax(shifted, exponent))
         # Not capped at 1: a logit of 1e9 recomputed in other tiles may lie far above the maximum that forward found.
         lse = rows.maximum + self.log_s
@@ -109,7 +118,7 @@ class GradientBudget:
     def _weights(self, g: Tensor, dg: Terms, scale: Tensor, terms: int) -> Terms:
         """(N, n) what errors of the residual and of its product come to, as weights on |C| or |E|."""
         weight = Terms(self.by_stage).merge(dg).add("cast_residual", stages.cast_residual(g, dg.total, scale, self.fmt))
-        return weight.add("tile_product", stages.tile_product(g, terms)).masked(self.stream.valid)
+        return weight.add("tile_product", stages.tile_product(g, terms, self.arithmetic)).masked(self.stream.valid)
 
     def _walk_vocabulary(self, part: ResidualChunk, dg: Terms, surely: Tensor, maybe: Tensor) -> None:
         block, g = self.tiles.block_v, part.residual

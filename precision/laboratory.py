@@ -17,6 +17,7 @@ from ccelab.kernels import Schedule, Variant, default_schedule
 from ccelab.reference import Problem, Solution, double
 from ccelab.reference.heads import Head
 
+from .arithmetic import own
 from .budget import budget
 from .call import own_mean_loss, run
 from .floors import floors
@@ -118,7 +119,7 @@ class _Bench:
         progress(f"{variant}: forward and backward")
         got, stats = run(problem, variant, schedule)
         progress(f"{variant}: error budget")
-        allowed = budget(problem, variant, schedule, order=stats.order)
+        allowed = budget(problem, variant, schedule, order=stats.order, arithmetic=own())
         outputs = {}
         for name in OUTPUTS:
             value, want, bound = (getattr(x, name) for x in (got, truth, allowed.bound))

@@ -13,6 +13,7 @@ from ccelab.reference.double import Stream
 from ccelab.reference.formula import FLOAT64
 
 from . import stages
+from .arithmetic import Arithmetic
 from .formats import Format
 from .terms import Terms
 
@@ -32,7 +33,13 @@ def steepest_cap(raw: Tensor, error: Tensor, softcap: float) -> Tensor:
 
 
 def logit_error(
-    stream: Stream, columns: Tensor, raw: Tensor, logits: Tensor, tiles: Tiles, fmt: Format, by_stage: bool
+    stream: Stream,
+    columns: Tensor,
+    raw: Tensor,
+    logits: Tensor,
+    tiles: Tiles,
+    arithmetic: Arithmetic,
+    by_stage: bool,
 ) -> LogitError:
     """Bounds for logits computed in tiles of this shape; `raw` and `logits` (N, n) are the exact ones.
 
@@ -40,14 +47,14 @@ def logit_error(
     roundings: logits that are saturated have next to no error.
     """
     embeddings, classifier = stream.embeddings, stream.classifier(columns)
-    d = embeddings.shape[1]
+    d, fmt = embeddings.shape[1], Format.of(stream.problem.embeddings.dtype)
     absolute, partial, largest = (torch.zeros_like(raw) for _ in range(3))
     for start in range(0, d, tiles.block_d):
         e, c = embeddings[:, start : start + tiles.block_d], classifier[:, start : start + tiles.block_d]
         absolute.addmm_(e.abs(), c.abs().T)
         partial.addmm_(e, c.T)
         torch.maximum(largest, partial.abs(), out=largest)
-    error = Terms(by_stage).add("dot_logits", stages.dot_logits(absolute, largest, d, tiles.block_d, fmt))
+    error = Terms(by_stage).add("dot_logits", stages.dot_logits(absolute, largest, d, tiles.block_d, fmt, arithmetic))
     if stream.problem.bias is not None:
         error = error.masked(raw != -torch.inf)
         error.add("add_bias", stages.add_bias(raw, error.total))

@@ -23,10 +23,8 @@ from torch import Tensor
 from ccelab.kernels import Variant
 from ccelab.reference import Problem
 
+from .arithmetic import Arithmetic
 from .formats import Format, U
-
-MMA_TERMS = 16
-"""Products that a Hopper tensor core adds at once."""
 
 SOFTCAP_ROUNDINGS = 16
 """softcap * tanh(z / softcap) is within this many unit roundoffs, relatively: the division, a tanh of a few ulp, the
@@ -34,7 +32,6 @@ product, and the cap itself as an fp32 number. A test measures the kernels' tanh
 
 FP32_TINY = 2.0**-149
 EXP_UNDERFLOW = 2.0**-126  # a result under the normal range may be flushed
-DOUBLE_U = 2.0**-53
 
 
 @dataclass(frozen=True)
@@ -72,15 +69,6 @@ def applying(variant: Variant, problem: Problem) -> list[str]:
     return [name for name, stage in STAGES.items() if stage.applies(variant, problem)]
 
 
-def product_roundings(terms: int) -> float:
-    """c such that a fp32 product of `terms` pairs is within c u sum |a||b|: rounded in any order, or truncated.
-
-    A tensor core aligns 16 products and the accumulator to the largest exponent and drops bits under 2^-25 of it, then
-    truncates to 24 bits: at most (8 + 2) u of the terms' sum per step of 16. Rounding to nearest costs u per addition.
-    """
-    return max(terms, 10 * -(-terms // MMA_TERMS)) + 1.0
-
-
 def exp_roundings(x: Tensor) -> Tensor:
     """Unit roundoffs of relative error of exp(-x), x >= 0: the GPU multiplies by log2(e) and calls ex2.approx.
 
@@ -90,22 +78,13 @@ def exp_roundings(x: Tensor) -> Tensor:
 
 
 @_stage()
-def dot_logits(absolute: Tensor, largest: Tensor, d: int, block_d: int, fmt: Format) -> Tensor:
+def dot_logits(absolute: Tensor, largest: Tensor, d: int, block_d: int, fmt: Format, arithmetic: Arithmetic) -> Tensor:
     """Logits: products over D, summed in fp32.
 
-    (N, n), from A = |E||C|^T and P, the largest partial sum after whole blocks of block_d columns. A rounding error is
-    relative to the partial sum at hand, at most P plus A's share of its own block: u (k1 A + k2 P) with k1 about
-    block_d and k2 the roundings of the accumulator, instead of u D A. Tensor cores truncate: 10 u per step of 16.
+    (N, n), from |E||C|^T and the largest partial sum after whole blocks of block_d columns (`Arithmetic.chain`).
+    Tensor cores truncate.
     """
-    block = min(block_d, d)
-    if fmt.is_fp32:
-        in_block, accumulator = block + 1, d
-    else:
-        in_block, accumulator = max(block, 10 * -(-block // MMA_TERMS) + 10), 10 * -(-d // MMA_TERMS)
-    if d == 1:  # one exact product, or one rounding
-        in_block, accumulator = 1, 0
-    # The bound on computed partial sums is P plus the error itself, hence the division.
-    error = U * (in_block * absolute + accumulator * largest) / (1 - accumulator * U)
+    error = arithmetic.chain(absolute, largest, d, block_d, fmt)
     return overflowing(absolute + error, error)
 
 
@@ -143,16 +122,16 @@ def exponentials(softmax: Tensor, distance: Tensor) -> Tensor:
     (N, 1), relative to the row's sum. Every piece of the way from z to the final maximum is rounded, scaled by log2(e),
     and exponentiated.
     """
-    return (softmax * (U * distance + 2 * 1.173 * U * distance)).sum(1, keepdim=True)
+    return (softmax * U * (5 + (1 + 2 * 1.173) * distance)).sum(1, keepdim=True)
 
 
 @_stage()
-def fold_tile(rescalings: Tensor, block_v: int, tiles_per_split: int) -> Tensor:
+def fold_tile(rescalings: Tensor, block_v: int, tiles_per_split: int, arithmetic: Arithmetic) -> Tensor:
     """Log-sum-exp: the sum of a tile, and of the tiles of a split; a new maximum rescales it.
 
-    (N, 1), relative to the row's sum. 5 roundings for each exponential and product of a rescaling, and of the terms.
+    (N, 1), relative to the row's sum. 5 roundings for the exponential and the product of each rescaling.
     """
-    return U * (5 * (rescalings + 1) + block_v + tiles_per_split)
+    return U * (5 * rescalings + arithmetic.sum(block_v) + tiles_per_split)
 
 
 @_stage()
@@ -201,12 +180,12 @@ def load_upstream(coefficient: Tensor) -> Tensor:
 
 
 @_stage()
-def recompute_logits(absolute: Tensor, largest: Tensor, d: int, block_d: int, fmt: Format) -> Tensor:
+def recompute_logits(error: Tensor) -> Tensor:
     """Residual: the logit computed again in the tiles of the backward pass, with bias and cap.
 
-    As dot_logits, add_bias and soft_cap.
+    (N, n), the `error` of such logits: as dot_logits, add_bias and soft_cap have it.
     """
-    return dot_logits(absolute, largest, d, block_d, fmt)  # type: ignore[no-any-return]
+    return error
 
 
 @_stage()
@@ -259,12 +238,12 @@ def cast_residual(g: Tensor, error: Tensor, scale: Tensor, fmt: Format) -> Tenso
 
 
 @_stage()
-def tile_product(g: Tensor, terms: int) -> Tensor:
+def tile_product(g: Tensor, terms: int, arithmetic: Arithmetic) -> Tensor:
     """Increment: the product of a tile of residuals, summed in fp32.
 
     (N, n) weights on |C| or |E|.
     """
-    return product_roundings(terms) * U * g.abs()
+    return arithmetic.product(terms) * U * g.abs()
 
 
 @_stage(lambda variant, problem: variant.accumulate in ("storage", "kahan"))

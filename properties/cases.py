@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ccelab.kernels import Schedule, Statistics, Tiles, Variant, linear_cross_entropy
+from ccelab.precision.arithmetic import Arithmetic, own
 from ccelab.precision.budget import Budget, budget
 from ccelab.precision.measure import worst_ratio
 from ccelab.reference import Problem, Reduction, Solution, double
@@ -200,12 +201,16 @@ def _rows(output: Tensor, shift: int) -> Tensor:
     return torch.nn.functional.pad(output, (0, shift)).reshape(-1) if output.ndim and shift else output.reshape(-1)
 
 
-def judge(case: Case, outcome: Outcome | None = None, *, problem: Problem | None = None) -> Verdict:
-    """Every output of `outcome`, or of a run of `case`, against oracle and budget; `problem` where the case is cast."""
+def judge(
+    case: Case, outcome: Outcome | None = None, *, problem: Problem | None = None, arithmetic: Arithmetic | None = None
+) -> Verdict:
+    """Every output of `outcome`, or of a run of `case`, against oracle and budget; `problem` where the case is cast,
+    `arithmetic` where the outcome is not of our own kernels."""
     outcome = run(case) if outcome is None else outcome
     problem = case.problem() if problem is None else problem
     truth = double(problem)
-    limit = budget(problem, Variant.of(case.variant), case.schedule, order=outcome.stats.order)
+    arithmetic = own() if arithmetic is None else arithmetic
+    limit = budget(problem, Variant.of(case.variant), case.schedule, order=outcome.stats.order, arithmetic=arithmetic)
     ratios = {
         name: worst_ratio(got, getattr(truth, name), getattr(limit.bound, name))
         for name, got in outcome.outputs.items()

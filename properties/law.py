@@ -18,6 +18,7 @@ from hypothesis.errors import HypothesisException
 from torch import Tensor
 
 from ccelab.kernels import Schedule, Variant, default_schedule
+from ccelab.precision.arithmetic import ANY, Arithmetic, own
 from ccelab.precision.budget import budget
 from ccelab.precision.measure import pattern, quotient
 
@@ -159,6 +160,11 @@ class Trial:
         return SMALL if "schedule" in self.bench.subject.promises else self.default_schedule
 
     @property
+    def arithmetic(self) -> Arithmetic:
+        """What the subject computes in: of others' kernels nothing is known."""
+        return own() if self.bench.subject.name == "ours" else ANY
+
+    @property
     def default_schedule(self) -> Schedule:
         return default_schedule(DTYPE[self.spec.dtype], self.spec.n, self.spec.d)
 
@@ -193,7 +199,7 @@ class Trial:
         case = self.case if case is None else case
         outcome = self.run(case) if outcome is None else outcome
         budgeted = case if self.bench.subject.budget is None else replace(case, variant=self.bench.subject.budget)
-        verdict = judge(budgeted, outcome)
+        verdict = judge(budgeted, outcome, arithmetic=self.arithmetic)
         for name, ratio in verdict.ratios.items():
             self._approach(ratio, functools.partial(self._overspent, name, budgeted, verdict))
         return verdict
@@ -202,7 +208,8 @@ class Trial:
         """Where the output is over its budget, and what the budget there is made of."""
         got, want, bound = verdict.outcome[name], getattr(verdict.truth, name), getattr(verdict.budget.bound, name)
         order = verdict.outcome.stats.order
-        by_stage = budget(case.problem(), Variant.of(case.variant), case.schedule, order=order, by_stage=True)
+        variant, arithmetic = Variant.of(case.variant), self.arithmetic
+        by_stage = budget(case.problem(), variant, case.schedule, order=order, arithmetic=arithmetic, by_stage=True)
         terms = by_stage.terms_at(name, _worst_place(got.reshape(want.shape), want, bound))
         made_of = ", ".join(f"{stage} {bound:.1e}" for stage, bound in terms.items())
         return f"{self._worst(name, got, want, bound)}. Allowed by stage: {made_of or 'nothing'}"
