@@ -38,7 +38,10 @@ class BlockAdder:
         shape = (*torch.broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1])
         total = torch.zeros(shape, device=a.device) if acc is None else acc.float()
         missing = -a.shape[-1] % self.terms
-        a, b = torch.nn.functional.pad(a, (0, missing)).double(), torch.nn.functional.pad(b, (0, 0, 0, missing)).double()
+        a, b = (
+            torch.nn.functional.pad(a, (0, missing)).double(),
+            torch.nn.functional.pad(b, (0, 0, 0, missing)).double(),
+        )
         exponent_a, exponent_b = exponents(a, storage), exponents(b, storage)
         special = not (bool(a.isfinite().all()) and bool(b.isfinite().all()) and bool(total.isfinite().all()))
         for start in range(0, a.shape[-1], self.terms):

@@ -13,7 +13,7 @@ from . import logits
 from .arithmetic import Arithmetic, finite_or_zero
 from .modes import Modes
 from .setup import Columns, Rows, Setup
-from .staged import Memo, resolved, staged
+from .staged import OFF, Memo, resolved, staged
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +39,8 @@ class Forward(Memo):
         self.splits = -(-blocks // self.per_split)
         self.blocks = blocks
         self.state: dict[Any, Any] = {}
+        if any("exact" in modes.modes for modes in runs):
+            runs = [*runs, OFF]  # what exact stages come down to
         for t in range(self.per_split):
             step = _Step(self, self._place(t))
             for modes in runs:
@@ -87,8 +89,8 @@ class Forward(Memo):
     def _indexed(self, modes: Modes, a: Arithmetic) -> Tensor:
         """Algorithm 1's product: a sum per lane over the steps of D, then one over the lanes."""
         rows, block = self.rows, self.tiles.block_d
-        c = self.setup.columns(rows.target[:, 0])
-        e, c = (torch.nn.functional.pad(x.to(a.dtype), (0, -x.shape[1] % block)) for x in (rows.embeddings, c.classifier))
+        of_target = self.setup.columns(rows.target[:, 0]).classifier
+        e, c = (torch.nn.functional.pad(x.to(a.dtype), (0, -x.shape[1] % block)) for x in (rows.embeddings, of_target))
         parts = torch.zeros((len(e), block), dtype=a.dtype, device=e.device)
         for start in range(0, e.shape[1], block):
             parts = parts + e[:, start : start + block] * c[:, start : start + block]
@@ -142,7 +144,8 @@ class _Step(Memo):
     def capped(self, modes: Modes, a: Arithmetic) -> Tensor:
         """(R, splits, BLOCK_V)."""
         z = logits.cap(a, self.biased(modes), self.forward.setup.problem.softcap)
-        return logits.masked(z, self.place.columns).unflatten(1, (self.place.splits, -1))
+        tiles: Tensor = logits.masked(z, self.place.columns).unflatten(1, (self.place.splits, -1))
+        return tiles
 
     def target(self, modes: Modes) -> None:
         if self.forward.setup.variant.target == "indexed":

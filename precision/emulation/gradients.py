@@ -11,7 +11,7 @@ from torch import Tensor
 from .modes import Modes
 from .residuals import Backward, Residuals
 from .setup import HEADROOM, Setup
-from .staged import OFF, resolved
+from .staged import resolved
 from .sums import Sum, cast_increment
 
 INCREMENTS = ("tile_product", "cast_increment", "add_increment")
@@ -118,10 +118,9 @@ class Gradients:
         if key not in found:
             of_cast = resolved(modes, "cast_increment")
             of_product = resolved(of_cast, "tile_product")
-            of_residual = resolved(of_product, "cast_residual")
             before = "product", of_product.key("tile_product")
             if before not in found:
-                found[before] = product(of_product if of_residual is of_product else OFF.but((), "off"))
+                found[before] = product(of_product)
             v = found[before]
             if of_cast["cast_increment"] == "on":
                 v = cast_increment(v.float(), self.variant, self.setup.dtype)

@@ -95,8 +95,9 @@ class _Interpreter(Machine):
     """
 
     def dot(self, a: Tensor, b: Tensor, acc: Tensor | None, storage: torch.dtype) -> Tensor:
-        product = np.matmul(a.numpy(), b.numpy(), dtype=np.float32)
-        product += np.float32(0.0) if acc is None else acc.numpy()
+        with np.errstate(all="ignore"):
+            product = np.matmul(a.numpy(), b.numpy(), dtype=np.float32)
+            product += np.float32(0.0) if acc is None else acc.numpy()
         return torch.from_numpy(product)
 
     def exp2(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The backward pass up to the residual: some columns of logits once more, their softmax, their share of the gradient."""
+"""The backward pass up to the residual: logits once more, their softmax, their share of the gradient."""
 
 from __future__ import annotations
 
@@ -97,7 +97,8 @@ class Residuals(Memo):
 
     def _by_tile(self, x: Tensor) -> Tensor:
         """(row blocks, BLOCK_N, tiles, BLOCK_V)."""
-        return x.unflatten(1, (-1, self.tiles.block_v)).unflatten(0, (-1, self.tiles.block_n))
+        tiles: Tensor = x.unflatten(1, (-1, self.tiles.block_v)).unflatten(0, (-1, self.tiles.block_n))
+        return tiles
 
     @staged("cast_residual")
     def for_embeddings(self, modes: Modes, a: Arithmetic) -> Tensor:

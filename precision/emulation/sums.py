@@ -1,4 +1,4 @@
-"""Gradient sums as they take in increments, one scheme per `Variant.accumulate`; beside them, sums that do not round."""
+"""Gradient sums as they take in increments, by `Variant.accumulate`; beside them, sums that do not round."""
 
 from __future__ import annotations
 

@@ -44,8 +44,9 @@ class GpuMachine(Machine):
         return x.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf).amax(-1)  # max.f32 drops NaN
 
     def sum_columns(self, x: Tensor, rows: int) -> Tensor:
-        """As a tile that a tensor core made lies in registers: columns 8j + 2q and 8j + 2q + 1 of a row belong to thread
-        q of four, which adds its own from left to right; then threads exchange with the second next, and the next.
+        """As a tile that a tensor core made lies in registers: columns 8j + 2q and 8j + 2q + 1 of a row belong to
+        thread q of four, which adds its own from left to right. Threads then exchange with the second next, and
+        the next.
         Warps beyond those that the rows need (16 rows each) take a share of the columns."""
         across = max(1, 16 * self.warps // rows)
         across = across if x.shape[-1] % (8 * across) == 0 else 1
@@ -55,7 +56,7 @@ class GpuMachine(Machine):
             total = total + own[..., column]
         total = total[..., :2] + total[..., 2:]
         total = total[..., 0] + total[..., 1]
-        warp = total[..., 0]
+        warp: Tensor = total[..., 0]
         for other in range(1, across):
             warp = warp + total[..., other]
         return warp
