@@ -9,7 +9,7 @@ from .emulation import Emulation, Piece, emulate
 from .machine import INTERPRETER, Machine
 from .modes import Mode, Modes, all_but, all_off, all_on, exact, only, up_to
 from .order import ORDER, stages_of
-from .tensor_core import AMPERE, HOPPER, fast, machine, with_own_logits
+from .tensor_core import AMPERE, HOPPER, GpuMachine, fast, machine, with_own_functions, with_own_logits
 
 __all__ = [
     "AMPERE",
@@ -17,6 +17,7 @@ __all__ = [
     "INTERPRETER",
     "ORDER",
     "Emulation",
+    "GpuMachine",
     "Machine",
     "Mode",
     "Modes",
@@ -32,5 +33,6 @@ __all__ = [
     "only",
     "stages_of",
     "up_to",
+    "with_own_functions",
     "with_own_logits",
 ]

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .arithmetic import two_to
+
 _SMALLEST = {torch.bfloat16: -126, torch.float16: -14, torch.float32: -126}
 _ZERO = -126
 
@@ -50,7 +52,7 @@ class BlockAdder:
             largest = exponents(total, torch.float32)
             for k in span:
                 torch.maximum(largest, exponent_a[..., k, None] + exponent_b[..., None, k, :], out=largest)
-            scale = torch.ldexp(torch.ones_like(total), self.bits - largest)
+            scale = two_to(self.bits - largest)
             found = torch.trunc(total * scale)
             for k in span:
                 found += torch.trunc((a[..., k, None] * b[..., None, k, :]).mul_(scale))

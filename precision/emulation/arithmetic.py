@@ -87,7 +87,12 @@ def power_of_two(size: Tensor) -> Tensor:
     """(N,) float64: the largest power of two that is at most `size` >= 0, within [2^-126, 2^126]."""
     exponent = torch.frexp(size).exponent - 1
     exponent = torch.where(size == 0, -126, torch.where(size.isfinite(), exponent, 126)).clamp(-126, 126)
-    return torch.ldexp(torch.ones_like(size, dtype=torch.float64), exponent)
+    return two_to(exponent)
+
+
+def two_to(exponent: Tensor) -> Tensor:
+    """float64 powers of two, for whole exponents from -1022 to 1023; torch.ldexp may go through fp32."""
+    return ((exponent.long() + 1023) << 52).view(torch.float64)
 
 
 def two_sum(a: Tensor, b: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

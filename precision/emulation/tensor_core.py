@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ccelab.kernels import Schedule, Tiles, Variant
 from ccelab.kernels.launch import Call
-from ccelab.kernels.probe import own_logits
+from ccelab.kernels.probe import own_function, own_logits
 
 from .adders import ADDERS
 from .machine import INTERPRETER, Machine
@@ -70,11 +70,11 @@ def _torch_dot(a: Tensor, b: Tensor, acc: Tensor | None, storage: torch.dtype) -
     return product if acc is None else product.add_(acc)
 
 
-HOPPER: Machine = GpuMachine("hopper", ADDERS["hopper"].dot)
-AMPERE: Machine = GpuMachine("ampere", ADDERS["ampere"].dot)  # published, and not verified on a GPU here
+HOPPER = GpuMachine("hopper", ADDERS["hopper"].dot)
+AMPERE = GpuMachine("ampere", ADDERS["ampere"].dot)  # published, and not verified on a GPU here
 
 
-def fast() -> Machine:
+def fast() -> GpuMachine:
     """A GPU whose products are torch's in fp32, for shapes where integers take too long.
 
     Raises:
@@ -85,15 +85,29 @@ def fast() -> Machine:
     return GpuMachine("gpu, fp32 products", _torch_dot)
 
 
-def with_own_logits(base: Machine) -> Machine:
+def with_own_functions(base: GpuMachine) -> GpuMachine:
+    """`base`, but for exp2 and log, which the GPU at hand computes: what no model describes is then measured."""
+    return _OwnFunctions(f"{base.name}, GPU's own exp2 and log", base.dot, base.warps)
+
+
+class _OwnFunctions(GpuMachine):
+    def exp2(self, x: Tensor) -> Tensor:
+        return own_function("exp2", x)
+
+    def log(self, x: Tensor) -> Tensor:
+        return own_function("log", x)
+
+
+def with_own_logits(base: GpuMachine) -> GpuMachine:
     """`base`, but for its logits, which a kernel computes on the GPU at hand (`kernels.probe`): the stages dot_logits
     and recompute_logits are then measured, not emulated, and the name says so."""
     return _OwnLogits(base)
 
 
 class _OwnLogits(GpuMachine):
-    def __init__(self, base: Machine) -> None:
-        super().__init__(f"{base.name}, kernel's own logits", base.dot)
+    def __init__(self, base: GpuMachine) -> None:
+        super().__init__(f"{base.name}, kernel's own logits", base.dot, base.warps)
+        self.exp2, self.log = base.exp2, base.log  # type: ignore[method-assign]
 
     def logits(self, e: Tensor, c: Tensor, tiles: Tiles) -> Tensor:
         schedule = Schedule(forward=tiles, backward=tiles)
@@ -108,7 +122,7 @@ def machine(name: str) -> Machine:
     Raises:
         ValueError: there is none.
     """
-    known = {m.name: m for m in (INTERPRETER, HOPPER, AMPERE)}
+    known: dict[str, Machine] = {m.name: m for m in (INTERPRETER, HOPPER, AMPERE)}
     if name not in known:
         raise ValueError(f"no machine {name!r}; legal: {', '.join(known)}")
     return known[name]
