@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ccelab.precision.emulation import dot
+from ccelab.precision.emulation import HOPPER, dot
 from ccelab.precision.emulation.adders import ADDERS, BlockAdder
+from ccelab.precision.emulation.tensor_core import fma, gpu_log
 
 U = 2.0**-24
 DTYPES = (torch.bfloat16, torch.float16)
@@ -154,3 +155,33 @@ def test_unknown_adders_and_other_dtypes_are_refused() -> None:
         dot("volta", x.bfloat16(), x.bfloat16())
     with pytest.raises(TypeError, match="float16"):
         dot("hopper", x, x)
+
+
+def test_an_fma_rounds_once() -> None:
+    """Also where a sum in float64 would end halfway between two fp32 numbers."""
+    g = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(4000, generator=g) for _ in range(2))
+    c = torch.randn(4000, generator=g) * 2.0 ** torch.randint(-60, 40, (4000,), generator=g)
+    a[0], b[0], c[0] = 1 + 2.0**-12, 1 + 2.0**-12, 2.0**-60  # a b ends in a tie, which c breaks
+    for x, y, z, found in zip(*(t.tolist() for t in (a, b, c, fma(a, b, c))), strict=True):
+        exact = Fraction(x) * Fraction(y) + Fraction(z)
+        ulp = Fraction(2) ** (exponent(exact, torch.float32) - 23)
+        assert abs(Fraction(found) - exact) <= ulp / 2
+    assert float(fma(a[:1], b[:1], c[:1])) == 1 + 2.0**-11 + 2.0**-23
+
+
+def test_the_log_of_a_gpu_is_within_an_ulp() -> None:
+    x = torch.cat([torch.linspace(1, 3, 20001), 2.0 ** torch.linspace(-140, 127, 20001)])
+    got, want = gpu_log(x).double(), torch.log(x.double())
+    ulp = 2.0 ** (torch.frexp(want).exponent - 24).double()
+    assert float(((got - want).abs() / ulp).max()) < 1
+    assert gpu_log(torch.tensor([1.0, 0.0, torch.inf])).tolist() == [0.0, -torch.inf, torch.inf]
+    assert bool(gpu_log(torch.tensor([-1.0, torch.nan])).isnan().all())
+
+
+def test_sums_of_a_tile_lose_little_whatever_their_order() -> None:
+    x = torch.randn(128, 256, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(HOPPER.sum_columns(x, 128), x.sum(1), atol=1e-4)
+    assert torch.allclose(HOPPER.sum_columns(x[:64], 64), x[:64].sum(1), atol=1e-4)
+    assert torch.allclose(HOPPER.sum_rows(x), x.sum(0), atol=1e-4)
+    assert torch.equal(HOPPER.sum_rows(torch.arange(128.0)[:, None].expand(128, 16)), torch.full((16,), 8128.0))

@@ -1,7 +1,9 @@
 """Machines for GPUs: a tensor core's adder for products of 16-bit numbers, and the order in which threads add a tile.
 
-Exact exponentials and logarithms, rounded once, stand for ex2.approx and the GPU's log, which are within 2 ulp of them.
-fp32 operands, which no tensor core multiplies here, go through torch's fp32 product: same precision, another order.
+That order and the logarithm were read from what Triton 3.6.0 compiles for sm_90. Exact exponentials, rounded once,
+stand for ex2.approx, whose digits no source gives; it is within 2 ulp of them. fp32 operands, which no tensor core
+multiplies here, go through torch's fp32 product: same precision, another order. Algorithm 1's sum over lanes is
+taken in another order, too.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ class GpuMachine(Machine):
         return torch.where(result < 2.0**-126, 0.0, result).float()
 
     def log(self, x: Tensor) -> Tensor:
-        return torch.log(x.double()).float()
+        return gpu_log(x)
 
     def top(self, x: Tensor) -> Tensor:
         return x.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf).amax(-1)  # max.f32 drops NaN
@@ -62,7 +64,62 @@ class GpuMachine(Machine):
         return warp
 
     def sum_rows(self, x: Tensor) -> Tensor:
-        return x.sum(-2)
+        """A thread holds rows r and r + 8 of its warp's 16; then threads exchange, the farthest first, and warps."""
+        rows = x.shape[-2]
+        if rows % 16 or rows > 16 * self.warps:
+            return x.sum(-2)
+        own = x.unflatten(-2, (-1, 2, 8))
+        return _halves(_halves((own[..., 0, :, :] + own[..., 1, :, :]), -2), -2)
+
+
+def _halves(x: Tensor, dim: int) -> Tensor:
+    """The sum over `dim`, a power of two long: the second half onto the first, until one is left."""
+    while x.shape[dim] > 1:
+        first, second = x.chunk(2, dim)
+        x = first + second
+    return x.squeeze(dim)
+
+
+_LOG = (0xBE055027, 0x3E1039F6, 0xBDF8CDCC, 0x3E0F2955, 0xBE2AD8B9, 0x3E4CED0B, 0xBE7FFF22, 0x3EAAAA78, 0xBF000000)
+"""Coefficients of libdevice's logf, the highest power first, by their patterns: as in the PTX of `tl.log`."""
+_LN_2, _TWO_TO_MINUS_23 = 0x3F317218, 0x34000000
+
+
+def gpu_log(x: Tensor) -> Tensor:
+    """log of fp32 x, operation by operation as a GPU takes it (libdevice's __nv_logf): x = m 2^e with m in [2/3, 4/3),
+    a polynomial in m - 1 by fused multiply-adds."""
+    small = x < 2.0**-126
+    scaled = torch.where(small, x * 2.0**23, x)
+    bits = scaled.view(torch.int32)
+    exponent = (bits - 0x3F2AAAAB) & -0x800000
+    r = (bits - exponent).view(torch.float32) - 1.0
+    start = torch.where(small, -23.0, 0.0)
+    e = fma(exponent.float(), _from_bits(_TWO_TO_MINUS_23, x), start)
+    poly = _from_bits(_LOG[0], x).expand_as(x)
+    for pattern in _LOG[1:]:
+        poly = fma(poly, r, _from_bits(pattern, x))
+    found = fma(e, _from_bits(_LN_2, x), fma(r * poly, r, r))
+    # Zero, negative numbers, infinity and NaN take a way of their own.
+    usual = (x > 0) & x.isfinite()
+    return torch.where(usual, found, torch.log(x))
+
+
+def _from_bits(pattern: int, like: Tensor) -> Tensor:
+    signed = pattern - 2**32 if pattern >= 2**31 else pattern
+    return torch.tensor(signed, dtype=torch.int32, device=like.device).view(torch.float32)
+
+
+def fma(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """a b + c in fp32, rounded once. float64 holds the product; its sum with c is rounded to odd, which makes the
+    second rounding harmless (Boldo and Melquiond, "Emulation of FMA and correctly rounded sums", 2008)."""
+    product, c = torch.broadcast_tensors(a.double() * b.double(), c.double())
+    total = product + c
+    part = total - product
+    lost = (product - (total - part)) + (c - part)
+    bits = total.view(torch.int64)
+    away = torch.where((lost > 0) == (total > 0), 1, -1)
+    odd = torch.where((lost != 0) & (bits & 1 == 0) & total.isfinite(), bits + away, bits)
+    return odd.view(torch.float64).float()
 
 
 def _torch_dot(a: Tensor, b: Tensor, acc: Tensor | None, storage: torch.dtype) -> Tensor:
