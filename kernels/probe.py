@@ -1,5 +1,6 @@
 # mypy: ignore-errors
-"""The kernels' own fp32 logits, stored: what separates the error of the products from that of everything after them."""
+"""The kernels' own fp32 logits, exponentials and logarithms, stored: what an emulation takes from the device where it
+has no model of it, and what separates the error of the products from that of everything after them."""
 
 import torch
 import triton
@@ -67,4 +68,29 @@ def own_logits(call: Call, first: int, last: int) -> torch.Tensor:
         C_DESCRIPTOR=c_descriptor,
         **options(tiles, call.schedule),
     )
+    return out
+
+
+@kernel
+def function_kernel(X, Out, n, NAME: tl.constexpr, BLOCK: tl.constexpr):
+    """exp2 (ex2.approx.ftz on a GPU) or log of n fp32 numbers."""
+    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    x = tl.load(X + i, mask=i < n, other=1.0)
+    tl.store(Out + i, tl.exp2(x) if NAME == "exp2" else tl.log(x), mask=i < n)
+
+
+def own_function(name: str, x: torch.Tensor) -> torch.Tensor:
+    """The function `name`, exp2 or log, of fp32 x, as the kernels compute it.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if name not in ("exp2", "log"):
+        raise ValueError(f"no function {name!r}; legal: exp2, log")
+    x = x.contiguous()
+    out = torch.empty_like(x)
+    if x.numel():
+        block = 1024
+        grid = (triton.cdiv(x.numel(), block),)
+        function_kernel[grid](x, out, x.numel(), NAME=name, BLOCK=block, enable_fp_fusion=False)
     return out

@@ -1,0 +1,198 @@
+"""dE, dC and dbias of several runs, from the residuals of consecutive chunks of the vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .modes import Modes
+from .residuals import Backward, Residuals
+from .setup import HEADROOM, Setup
+from .staged import resolved
+from .sums import Sum, cast_increment
+
+INCREMENTS = ("tile_product", "cast_increment", "add_increment")
+
+
+class Gradients:
+    """Takes chunks in the kernel's order. Every chunk completes some rows of dC and dbias; dE is complete at the end.
+
+    Where nothing rounds between the residual and the sum, a gradient is one float64 product per chunk.
+    """
+
+    def __init__(self, setup: Setup, backward: Backward, runs: Sequence[Modes]) -> None:
+        self.setup, self.backward, self.runs = setup, backward, runs
+        self.tiles, self.variant = backward.tiles, setup.variant
+        self.embeddings: dict[Any, Sum] = {}
+        blocks = len(backward.rows.valid) // self.tiles.block_n
+        self.shape = (blocks, self.tiles.block_n, setup.d)
+        for modes in runs:
+            self.embeddings.setdefault(_key(modes), self._sum(_resolved(modes), self.shape))
+
+    def _sum(self, modes: Modes, shape: tuple[int, ...]) -> Sum:
+        setup = self.setup
+        return Sum(shape, setup.variant, setup.dtype, modes["add_increment"] == "on", setup.device)
+
+    def chunk(self, part: Residuals) -> list[Tensor]:
+        """Rows of dC, one (n, D) per run; runs that agree share theirs. Adds to dE."""
+        totals: dict[Any, Sum] = {}
+        count, block = len(part.columns.ids) // self.tiles.block_v, self.tiles.block_v
+        together: dict[Any, Modes] = {}
+        for modes in self.runs:
+            key, modes = _key(modes), _resolved(modes)
+            if key in totals:
+                continue
+            totals[key] = self._sum(modes, (count, block, self.setup.d))
+            if any(modes[stage] != "off" for stage in INCREMENTS):
+                together[key] = modes
+            else:
+                self._whole(part, modes, self.embeddings[key], totals[key])
+        self._walk_vocabulary(part, together)
+        self._walk_rows(part, together, totals)
+        outputs: dict[Any, Tensor] = {}
+        for modes in self.runs:
+            key = modes.key("cast_output")
+            if key not in outputs:
+                outputs[key] = self._output(totals[_key(modes)], modes, None).flatten(0, 1)[part.columns.inside]
+        return [outputs[modes.key("cast_output")] for modes in self.runs]
+
+    def _whole(self, part: Residuals, modes: Modes, total_e: Sum, total_c: Sum) -> None:
+        rows = self.backward.rows
+
+        def kept(g: Tensor, live: Tensor | None) -> Tensor:
+            g = g.double() if live is None else torch.where(live[:, None, :, None], g.double(), 0.0)
+            return g.flatten(2).flatten(0, 1)
+
+        g = kept(part.for_embeddings(modes), self._live(part, modes, self.variant.filter_e))
+        total_e.sum += (g @ part.columns.double).unflatten(0, self.shape[:2]) * HEADROOM
+        g = part.for_classifier(modes).double() * part.block_scale(modes)[:, None, None, None]
+        g = kept(g, self._live(part, modes, self.variant.filter_c))
+        total_c.sum += (g.T @ rows.double).unflatten(0, (-1, self.tiles.block_v))
+
+    def _walk_vocabulary(self, part: Residuals, runs: dict[Any, Modes]) -> None:
+        """dE's sums along the tiles of this chunk."""
+        valid = self.backward.rows.valid.unflatten(0, (-1, self.tiles.block_n))
+        block = self.tiles.block_v
+        for t in range(len(part.columns.ids) // block):
+            span, found = slice(t * block, (t + 1) * block), dict[Any, Tensor]()
+
+            def product(modes: Modes, t: int = t, span: slice = span) -> Tensor:
+                g = part.for_embeddings(modes)[:, :, t]
+                if modes["tile_product"] == "on":
+                    v = self.setup.machine.product(g.float(), part.columns.classifier[span], self.tiles)
+                else:
+                    v = g.double() @ part.columns.double[span]
+                return torch.where(valid, v * HEADROOM, 0.0)
+
+            for key, modes in runs.items():
+                live = self._live(part, modes, self.variant.filter_e)
+                if live is None or bool(live[:, t].any()):
+                    v = self._increment(found, modes, product)
+                    self.embeddings[key].add(v, None if live is None else live[:, t, None, None])
+
+    def _walk_rows(self, part: Residuals, runs: dict[Any, Modes], totals: dict[Any, Sum]) -> None:
+        """dC's sums along the row blocks."""
+        rows, block = self.backward.rows, self.tiles.block_n
+        for b in range(self.shape[0]):
+            span, found = slice(b * block, (b + 1) * block), dict[Any, Tensor]()
+
+            def product(modes: Modes, b: int = b, span: slice = span) -> Tensor:
+                g, scale = part.for_classifier(modes)[b].permute(1, 2, 0), part.block_scale(modes)[b]
+                if modes["tile_product"] == "on":
+                    v = self.setup.machine.product(g.float(), rows.embeddings[span], self.tiles)
+                    return v * scale.float()
+                return g.double() @ rows.double[span] * scale
+
+            for key, modes in runs.items():
+                live = self._live(part, modes, self.variant.filter_c)
+                if live is None or bool(live[b].any()):
+                    v = self._increment(found, modes, product)
+                    totals[key].add(v, None if live is None else live[b][:, None, None])
+
+    def _increment(self, found: dict[Any, Tensor], modes: Modes, product: Callable[[Modes], Tensor]) -> Tensor:
+        """The increment of one tile as the sum takes it."""
+        key = modes.key("cast_increment")
+        if key not in found:
+            of_cast = resolved(modes, "cast_increment")
+            of_product = resolved(of_cast, "tile_product")
+            before = "product", of_product.key("tile_product")
+            if before not in found:
+                found[before] = product(of_product)
+            v = found[before]
+            if of_cast["cast_increment"] == "on":
+                v = cast_increment(v.float(), self.variant, self.setup.dtype)
+            found[key] = v
+        return found[key]
+
+    def _live(self, part: Residuals, modes: Modes, filtered: bool) -> Tensor | None:
+        """What is dropped is dropped as the sum is fed, but belongs to is_live: a stage after it that is to be exact
+        drops nothing."""
+        later = ("cast_residual", "tile_product", "cast_increment")
+        if not filtered or any(modes[stage] == "exact" for stage in later):
+            return None
+        return part.live(modes)
+
+    def _output(self, total: Sum, modes: Modes, scale: Tensor | None) -> Tensor:
+        """A complete sum as it is returned, times `scale` / HEADROOM."""
+        modes = resolved(modes, "cast_output")
+        s, c = total.sum, total.companion
+        if scale is not None:
+            if total.on:
+                single = scale.float()
+                s = torch.where(single < 1, (s / HEADROOM) * single, (s * single) / HEADROOM)
+                s = s.to(self.setup.sum_dtype).float()
+            else:
+                s = s / HEADROOM * scale
+            c = None if c is None else c.double() / HEADROOM * scale
+        if modes["cast_output"] == "on":
+            return s.float().to(self.setup.dtype)
+        return s.double() if c is None else s.double() + c
+
+    def d_embeddings(self) -> list[Tensor]:
+        """(N, D), one per run."""
+        outputs: dict[Any, Tensor] = {}
+        for modes in self.runs:
+            key = modes.key("cast_output")
+            if key not in outputs:
+                scale = self.backward.upstream(resolved(resolved(modes, "cast_output"), "add_increment")).scale
+                total = self.embeddings[_key(resolved(modes, "cast_output"))]
+                outputs[key] = self._output(total, modes, scale.unflatten(0, self.shape[:2])).flatten(0, 1)
+                outputs[key] = outputs[key][: self.setup.n]
+        return [outputs[modes.key("cast_output")] for modes in self.runs]
+
+    def d_bias(self, part: Residuals) -> list[Tensor]:
+        """(n,) of this chunk, one per run: complete, whatever is filtered."""
+        found: dict[Any, Tensor] = {}
+        bias = self.setup.problem.bias
+        assert bias is not None
+        outputs = []
+        for modes in self.runs:
+            cast = resolved(modes, "cast_output")
+            summed = resolved(cast, "sum_bias")
+            key = summed.key("sum_bias")
+            if key not in found:
+                found[key] = self._summed_bias(part, summed)
+            total = found[key][part.columns.inside]
+            outputs.append(total.float().to(bias.dtype) if cast["cast_output"] == "on" else total.double())
+        return outputs
+
+    def _summed_bias(self, part: Residuals, modes: Modes) -> Tensor:
+        g, scale = part.gradient(modes), self.backward.upstream(modes).scale
+        a = part.arithmetic(modes, "sum_bias")
+        g, scale = (x.to(a.dtype).unflatten(0, (-1, self.tiles.block_n)) for x in (g, scale))
+        total = torch.zeros(g.shape[2], dtype=a.dtype, device=g.device)
+        for b in range(len(g)):
+            total = total + a.sum_rows(g[b] * scale[b])
+        return total
+
+
+def _resolved(modes: Modes) -> Modes:
+    return resolved(resolved(modes, "cast_output"), "add_increment")
+
+
+def _key(modes: Modes) -> tuple[Any, ...]:
+    """What a sum depends on."""
+    return _resolved(modes).key("add_increment")

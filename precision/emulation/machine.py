@@ -1,0 +1,124 @@
+"""`Machine`: how elementary operations go where a stage is on. `INTERPRETER` does what Triton's interpreter does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ccelab.kernels import Tiles
+
+from .arithmetic import divide
+
+LOG2_E = float(np.float32(1.4426950408889634))
+
+# tanh's rational form near 0, as in kernels/logits.py (Cephes tanhf)
+_TANH = (-5.70498872745e-3, 2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-1, -3.33332819422e-1)
+
+
+class Machine:
+    """fp32 operations. Operands of products are fp32 tensors that hold numbers of the storage dtype."""
+
+    dtype = torch.float32
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def dot(self, a: Tensor, b: Tensor, acc: Tensor | None, storage: torch.dtype) -> Tensor:
+        """acc + a @ b for one step: (..., m, k), (..., k, n), (..., m, n). None is an accumulator of zeros."""
+        raise NotImplementedError
+
+    def exp2(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def log(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def top(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def sum_columns(self, x: Tensor, rows: int) -> Tensor:
+        raise NotImplementedError
+
+    def sum_rows(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def exp(self, x: Tensor) -> Tensor:
+        return self.exp2(x * LOG2_E)
+
+    def tanh(self, x: Tensor) -> Tensor:
+        square = x * x
+        poly = (_TANH[0] * square + _TANH[1]) * square + _TANH[2]
+        poly = (poly * square + _TANH[3]) * square + _TANH[4]
+        poly = poly * square
+        size = x.abs()
+        far = 1.0 - divide(torch.full_like(x, 2.0), self.exp(2.0 * size) + 1.0)
+        return torch.where(size < 0.625, x + x * poly, torch.where(x < 0, -far, far))
+
+    def logits(self, e: Tensor, c: Tensor, tiles: Tiles) -> Tensor:
+        """(R, n) fp32 products of the rows of e (R, D) and c (n, D), both whole tiles in the storage dtype."""
+        storage = e.dtype
+        a, b = _padded(e, tiles).unflatten(0, (-1, 1, tiles.block_n)), _padded(c, tiles)
+        b = b.unflatten(0, (-1, tiles.block_v))
+        z: Tensor | None = None
+        for d in range(0, a.shape[-1], tiles.block_d):
+            span = slice(d, d + tiles.block_d)
+            z = self.dot(a[..., span], b[..., span].mT, z, storage)
+        assert z is not None
+        return z.permute(0, 2, 1, 3).reshape(len(e), len(c))
+
+    def product(self, g: Tensor, rows: Tensor, tiles: Tiles) -> Tensor:
+        """(..., m, D) fp32: the product of a tile of residuals g (..., m, k) with rows (..., k, D), whose dtype is the
+        storage dtype, in steps of BLOCK_D columns. One product each, nothing is joined."""
+        d = rows.shape[-1]
+        b = _padded(rows, tiles)
+        steps = [
+            self.dot(g, b[..., start : start + tiles.block_d], None, rows.dtype)
+            for start in range(0, b.shape[-1], tiles.block_d)
+        ]
+        return (steps[0] if len(steps) == 1 else torch.cat(steps, -1))[..., :d]
+
+
+def _padded(x: Tensor, tiles: Tiles) -> Tensor:
+    """In fp32, the last dimension filled up with zeros to whole steps, as masked loads do."""
+    return torch.nn.functional.pad(x.float(), (0, -x.shape[-1] % tiles.block_d))
+
+
+class _Interpreter(Machine):
+    """numpy's operations on tiles of the interpreter's shapes and layouts: the same BLAS calls, the same pairwise sums.
+
+    `kernels/emulation.py` and triton/runtime/interpreter.py have what is repeated here: a product is
+    ``np.matmul(a, b) + acc`` of fp32 copies, a sum `np.sum`, a maximum over a dimension `np.nanmax`.
+    """
+
+    def dot(self, a: Tensor, b: Tensor, acc: Tensor | None, storage: torch.dtype) -> Tensor:
+        with np.errstate(all="ignore"):
+            product = np.matmul(a.numpy(), b.numpy(), dtype=np.float32)
+            product += np.float32(0.0) if acc is None else acc.numpy()
+        return torch.from_numpy(product)
+
+    def exp2(self, x: Tensor) -> Tensor:
+        return _numpy(np.exp2, x)
+
+    def log(self, x: Tensor) -> Tensor:
+        return _numpy(np.log, x)
+
+    def top(self, x: Tensor) -> Tensor:
+        return _numpy(np.nanmax, x, axis=-1)
+
+    def sum_columns(self, x: Tensor, rows: int) -> Tensor:
+        return _numpy(np.sum, x, axis=-1)
+
+    def sum_rows(self, x: Tensor) -> Tensor:
+        return _numpy(np.sum, x, axis=-2)
+
+
+def _numpy(function: Callable[..., Any], x: Tensor, **options: Any) -> Tensor:
+    with np.errstate(all="ignore"):
+        return torch.from_numpy(np.asarray(function(x.contiguous().numpy(), **options)))
+
+
+INTERPRETER: Machine = _Interpreter("interpreter")

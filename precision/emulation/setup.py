@@ -1,0 +1,78 @@
+"""A problem laid out as the kernels see it: whole tiles, zeros beyond its edges."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ccelab.kernels import Schedule, Tiles, Variant, accumulate
+from ccelab.reference import Problem
+
+from .machine import Machine
+
+HEADROOM: float = accumulate.HEADROOM.value
+
+
+class Setup:
+    """What all stages share. R is N filled up to whole row blocks of one pass; ignored rows read as E = 0.
+
+    Raises:
+        ValueError: the kernels have no such option (class weights, label smoothing), or the schedule contracts a*b+c,
+            which is not emulated.
+    """
+
+    def __init__(self, problem: Problem, variant: Variant, schedule: Schedule, machine: Machine) -> None:
+        if problem.target_weight is not None or problem.smoothing:
+            raise ValueError("the kernels know neither target_weight nor smoothing: nothing to emulate")
+        if schedule.fp_fusion and machine.name != "interpreter":
+            raise ValueError("a schedule with fp_fusion is not emulated: which a*b+c the compiler contracts is unknown")
+        self.problem, self.variant, self.schedule, self.machine = problem, variant, schedule, machine
+        self.n, self.v, self.d = problem.shape
+        self.dtype = problem.embeddings.dtype
+        self.device = problem.embeddings.device
+        eps = torch.finfo(self.dtype).eps / 32 if variant.eps is None else variant.eps
+        self.eps = torch.tensor(eps, dtype=torch.float32, device=self.device)
+        self.sum_dtype = torch.float32 if variant.accumulate == "fp32" else self.dtype
+
+    def rows(self, tiles: Tiles) -> Rows:
+        return Rows(self, -(-self.n // tiles.block_n) * tiles.block_n)
+
+    def columns(self, ids: Tensor) -> Columns:
+        return Columns(self, ids)
+
+
+class Rows:
+    """The rows of E in whole row blocks."""
+
+    def __init__(self, setup: Setup, padded: int) -> None:
+        problem, missing = setup.problem, padded - setup.n
+        self.valid = torch.nn.functional.pad(problem.valid, (0, missing))[:, None]  # (R, 1)
+        clean = torch.where(problem.valid[:, None], problem.embeddings.detach(), 0.0)
+        self.embeddings = torch.nn.functional.pad(clean, (0, 0, 0, missing))  # (R, D)
+        self.double = self.embeddings.double()
+        target = torch.where(problem.valid, problem.targets.long(), -1)
+        self.target = torch.nn.functional.pad(target, (0, missing), value=-1)[:, None]  # (R, 1); -1: none
+
+    def fill(self, x: Tensor) -> Tensor:
+        """(N,) as (R, 1), zeros beyond."""
+        return torch.nn.functional.pad(x, (0, len(self.valid) - len(x)))[:, None]
+
+
+class Columns:
+    """Some rows of C; `ids` (n,) below 0 or beyond V mean none."""
+
+    def __init__(self, setup: Setup, ids: Tensor) -> None:
+        self.ids = ids
+        self.inside = (ids >= 0) & (ids < setup.v)  # (n,)
+        here = torch.where(self.inside, ids, 0)
+        self.classifier = torch.where(self.inside[:, None], setup.problem.classifier.detach()[here], 0.0)  # (n, D)
+        bias = setup.problem.bias
+        self.bias = None if bias is None else torch.where(self.inside, bias.detach()[here].double(), 0.0)  # (n,)
+        self._double: Tensor | None = None
+
+    @property
+    def double(self) -> Tensor:
+        """(n, D) float64."""
+        if self._double is None:
+            self._double = self.classifier.double()
+        return self._double
