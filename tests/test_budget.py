@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ccelab.kernels import PRESETS, Schedule, Tiles, Variant
+from ccelab.precision import single_stages as stages
 from ccelab.precision.accumulation import Accumulation
 from ccelab.precision.formats import Format
-from ccelab.properties import stages
 from ccelab.properties.cases import (
     DEVICE,
     DTYPES,

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from ccelab.precision import single_stages as stages
 from ccelab.precision.budget import EXP_UNDERFLOW, exp_roundings
 from ccelab.precision.formats import Format, U
 from ccelab.precision.logit_error import SOFTCAP_ROUNDINGS
-from ccelab.properties import stages
 from ccelab.properties.cases import DEVICE, DTYPES
 
 Array = np.ndarray[Any, Any]
