@@ -1,4 +1,5 @@
-"""What every variant's details need of the truth, computed once: sums of absolute terms, and how frequent words are."""
+"""What every variant's details need of the truth, computed once: sums of absolute terms, and how frequent words "
+"are."""
 
 from __future__ import annotations
 

@@ -257,7 +257,8 @@ class _GradientBudget:
         return tiles
 
     def _cast_error(self, g: Tensor, dg: Tensor, scale: Tensor) -> Tensor:
-        """The residual's error after its cast at a power-of-two scale, and its share of the tile product's rounding."""
+        """The residual's error after its cast at a power-of-two scale, and its share of the tile product's "
+        "rounding."""
         if self.fmt.is_fp32:  # a product with a power of two, which may be subnormal
             return dg + FP32_TINY
         return dg + self.fmt.u * (g.abs() + dg) + self.fmt.tiny / 2 * scale

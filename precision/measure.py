@@ -143,7 +143,8 @@ def worst_elements(got: Tensor, want: Tensor, bound: Tensor, count: int = 5) -> 
 
 
 def quotient(error: Tensor, size: Tensor) -> Tensor:
-    """error / size, for bounds and norms: 0 where the error is 0 or the size inf; a size that is NaN allows nothing."""
+    """error / size, for bounds and norms: 0 where the error is 0 or the size inf; a size that is NaN allows "
+    "nothing."""
     return torch.where((error == 0) | (size == torch.inf), 0.0, error / size).nan_to_num(
         nan=torch.inf, posinf=torch.inf
     )

@@ -1,4 +1,4 @@
-"""Studies too heavy for every report, committed as JSON: `python -m ccelab.precision.studies [NAME ...]` renews them.
+"""Studies too heavy for every report, committed as JSON: `python -m ccelab.precision.study [NAME ...]` renews them.
 
 A sweep goes on with what its file holds, so that an interruption loses one point; delete the file to measure anew.
 """
@@ -23,9 +23,9 @@ def filtering(path: Path, device: str) -> None:
     """What eps costs, sorted and not, with sums in fp32 that add next to nothing of their own; and in bf16."""
     variants = ("cce,accumulate=fp32", "cce-no-sort,accumulate=fp32", "cce")
     settings = Settings(
-        head="planted:gemma-alpaca", variants=variants, tokens=256, vocabulary=32768, hidden=128, device=device
+        head="planted:gemma-alpaca", variants=variants, tokens=256, vocabulary=8192, hidden=64, device=device
     )
-    sweep(settings, [Axis.parse("eps=2^-6:2^-20")], path, progress=_say)
+    sweep(settings, [Axis.parse("eps=2^-8:2^-18")], path, progress=_say)
 
 
 def tiles(path: Path, device: str) -> None:
@@ -33,12 +33,12 @@ def tiles(path: Path, device: str) -> None:
     settings = Settings(
         head="planted:smollm2-alpaca",
         variants=tuple(f"cce-no-filter,accumulate={scheme}" for scheme in SCHEMES),
-        tokens=512,
+        tokens=128,
         vocabulary=8192,
         hidden=64,
         device=device,
     )
-    sweep(settings, [Axis.parse("block=512:16")], path, progress=_say)
+    sweep(settings, [Axis.parse("block=512:32")], path, progress=_say)
 
 
 def adders(path: Path, device: str) -> None:
