@@ -25,7 +25,7 @@ class Figure:
     """Panels side by side, or the reason why there are none."""
 
     title: str
-    how: str = ""  # how to read it
+    how: str | Markup = ""  # how to read it
     panels: Sequence[Markup] = ()
     legend: Sequence[Series] = ()
     tables: Sequence[Table] = ()
@@ -40,7 +40,7 @@ class Section:
 
     slug: str
     title: str
-    intro: str
+    intro: str | Markup
     figures: list[Figure] = field(default_factory=list)
 
 

@@ -15,6 +15,12 @@ WORDS = {
     Grade.inconclusive: ("inconclusive", "?"),
     Grade.failed: ("fail", "✗"),
 }
+MEANINGS = {
+    Grade.passed: "within budget, and near the floor that rounding sets",
+    Grade.limited: "within budget, but the filter or the sums dominate the error",
+    Grade.inconclusive: "the budget could not tell right from wrong on this head",
+    Grade.failed: "an output exceeds its bound, is NaN or infinite where the truth is not, or tiles were miscounted",
+}
 
 
 def verdicts(report: Report) -> Section:
@@ -45,10 +51,8 @@ def verdicts(report: Report) -> Section:
         ],
         open_tables=True,
     )
-    intro = (
-        "pass: within budget, and near the roundings' floor. pass with limitations: within budget, but the filter or "
-        "the sums dominate the error. fail: an output exceeds its bound, or is NaN or infinite where the truth is "
-        "not, or tiles were miscounted. inconclusive: the budget could not tell right from wrong on this head."
+    intro = Markup("<br>").join(
+        Markup("{}: {}.").format(_signed(grade), meaning) for grade, meaning in MEANINGS.items()
     )
     return Section(slug="verdict", title="Verdict", intro=intro, figures=[figure])
 
@@ -56,8 +60,12 @@ def verdicts(report: Report) -> Section:
 def badge(result: Result) -> Markup:
     if result.verdict is None:
         return Markup('<span class="badge none">not judged</span>')
-    kind, sign = WORDS[result.verdict.grade]
-    return Markup('<span class="badge {}">{} {}</span>').format(kind, sign, result.verdict.grade.value)
+    return _signed(result.verdict.grade)
+
+
+def _signed(grade: Grade) -> Markup:
+    kind, sign = WORDS[grade]
+    return Markup('<span class="badge {}">{} {}</span>').format(kind, sign, grade.value)
 
 
 def kept(result: Result) -> list[float]:
