@@ -74,7 +74,7 @@ def over_axis(
             for other in others:
                 points = sorted(_points(sweep, line.label, quantity, place, dict(other)))
                 if points:
-                    axes.plot(*zip(*points, strict=True), "o-", color=line.colour)
+                    axes.plot(*zip(*points, strict=True), "o-", color=line.colour, linewidth=line.width)
         if decorate is not None:
             decorate(axes)
         if quantity.logarithmic:
@@ -102,10 +102,10 @@ def _points(
 
 
 def _ticks_between_decades(axes: Axes) -> None:
-    """1, 2 and 5 of every decade, where less than two decades are shown."""
+    """Some more of every decade, where less than two decades are shown."""
     low, high = axes.get_ylim()
     if high / low < 100:
-        ticks = [m * 10.0**k for k in range(-12, 6) for m in (1, 2, 5) if low <= m * 10.0**k <= high]
+        ticks = [m * 10.0**k for k in range(-12, 6) for m in (1, 1.5, 2, 3, 5, 7) if low <= m * 10.0**k <= high]
         plain_ticks(axes, "y", ticks, [number(tick) for tick in ticks])
 
 

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 INK, MUTED, GRID, ALARM = "#010101", "#020202", "#030303", "#040404"
-SERIES = [f"#0a00{k:02x}" for k in range(8)]
+SERIES = [f"#0a00{k:02x}" for k in range(10)]
 DASHES: list[tuple[int, tuple[float, ...]]] = [(0, ()), (0, (5, 2)), (0, (1.5, 1.5)), (0, (7, 2, 1.5, 2))]
 _VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", ALARM: "alarm"} | {c: f"s{k}" for k, c in enumerate(SERIES)}
 """Colours that nobody draws with, by the CSS variable that each stands for."""
@@ -56,6 +56,7 @@ class Series:
 
     label: str
     place: int
+    width: float = 2.0
 
     @property
     def colour(self) -> str:
@@ -75,7 +76,9 @@ class Series:
 
 
 def series(labels: Sequence[str]) -> list[Series]:
-    return [Series(label, place) for place, label in enumerate(labels)]
+    """The first is the widest, so that lines which coincide are all seen."""
+    step = 1.8 / max(len(labels) - 1, 1)
+    return [Series(label, place, round(3.4 - step * place, 2)) for place, label in enumerate(labels)]
 
 
 def panel(title: str, draw: Callable[[Axes], None], *, width: float = 4.4, height: float = 3.0) -> Markup:

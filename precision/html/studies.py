@@ -44,7 +44,9 @@ def tiles(path: Path = STUDIES / "tiles.json") -> Section:
             legend=lines_of(found),
             tables=[table_of(found)],
         )
-    intro = "A gradient is summed tile by tile. How the sum is carried from tile to tile is what `accumulate` chooses."
+    intro = (
+        "A gradient is summed tile by tile; the flag accumulate chooses how the sum is carried from one to the next."
+    )
     return Section(slug="tiles", title="Number of tiles", intro=intro, figures=[figure])
 
 
@@ -96,7 +98,7 @@ def _dead_by_rank(found: Sweep) -> Figure:
                 for eps, dead in points
                 if dead is not None
             ]
-            axes.plot(*zip(*sorted(shares), strict=True), "o-", color=line.colour)
+            axes.plot(*zip(*sorted(shares), strict=True), "o-", color=line.colour, linewidth=line.width)
         axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.3g} %")
         axes.set_xlabel("eps")
 
@@ -158,7 +160,7 @@ def _adder_lines(study: AdderStudy, lines: list[Series], terms: str, what: str) 
                 (p.length, getattr(p, what)) for p in study.points if p.machine == line.label and p.terms == terms
             )
             if points:
-                axes.plot(*zip(*points, strict=True), "o-", color=line.colour)
+                axes.plot(*zip(*points, strict=True), "o-", color=line.colour, linewidth=line.width)
         axes.axhline(0, color=MUTED, linewidth=1)
         shown = lengths[::2] if len(lengths) > 5 else lengths
         plain_ticks(axes, "x", shown, [str(length) for length in shown])
@@ -178,7 +180,8 @@ def every_input(folder: Path = STUDIES) -> Section:
             "result; 0.5 is correct rounding. Bias: the mean signed error; 0 is fair. A row marked exhaustive has "
             "tried every input there is, so that its maximum is one and no sample's. NaN and infinities count as "
             "mismatches where only one side has them; results below the normal range are left out, since the GPU "
-            "flushes them.",
+            "flushes them. The exponential is 2 to the power of x log₂ e, whose rounding costs more ulps the larger "
+            "|x| is, and the slope of the softcap is made of exponentials: the budgets allow for both.",
             tables=[exhaustive_rows(table)],
             open_tables=True,
         )

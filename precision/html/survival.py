@@ -29,7 +29,13 @@ def survival(report: Report) -> Section:
                     continue
                 points = [(2.0**x, y) for x, y in zip(curve.log2_ratio, curve.share, strict=True) if y > 0]
                 least = min([least, *(y for _, y in points)])
-                axes.step(*zip(*points, strict=True), where="post", color=line.colour, linestyle=line.dash)
+                axes.step(
+                    *zip(*points, strict=True),
+                    where="post",
+                    color=line.colour,
+                    linewidth=line.width,
+                    linestyle=line.dash,
+                )
             axes.axvline(1, color=ALARM, linewidth=1)
             axes.text(
                 1.15, 0.97, "over\nbudget", color=ALARM, fontsize=8, va="top", transform=axes.get_xaxis_transform()
@@ -46,7 +52,7 @@ def survival(report: Report) -> Section:
         how="A curve shows which share of an output's elements have at least that ratio of error to bound. All must "
         "end left of the red line. A curve that ends far to the left has a bound that is much too wide there to find "
         "small defects; one that runs up to the line and falls off at it, as with a filter, has elements that use all "
-        "they may.",
+        "they may. Variants that compute an output alike share its curve.",
         panels=[panel(OUTPUTS[output], draw(output)) for output in outputs],
         legend=lines,
         tables=[_numbers(report, output) for output in outputs],

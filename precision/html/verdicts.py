@@ -27,11 +27,10 @@ def verdicts(report: Report) -> Section:
     rows = [
         [
             Markup("<code>{}</code>").format(result.variant),
-            badge(result),
+            badge(result) + _reasons(result),
             *(_times(result, report, output) for output in GRADIENTS),
             _budget(result),
             " / ".join(percent(share) for share in kept(result)),
-            _reasons(result),
         ]
         for result in report.results
     ]
@@ -44,9 +43,9 @@ def verdicts(report: Report) -> Section:
         tables=[
             Table(
                 title="Verdicts",
-                columns=("variant", "verdict", "dE × floor", "dC × floor", "worst / budget", "tiles dE / dC", "why"),
+                columns=("variant", "verdict", "dE × floor", "dC × floor", "worst / budget", "tiles dE / dC"),
                 rows=rows,
-                words=frozenset({0, 1, 6}),
+                words=frozenset({0, 1}),
             )
         ],
         open_tables=True,
@@ -85,5 +84,7 @@ def _budget(result: Result) -> str:
 
 def _reasons(result: Result) -> Markup:
     if result.verdict is None:
-        return Markup("the report is of an older schema, which did not hold what a verdict needs")
-    return Markup("<br>").join(result.verdict.reasons)
+        reasons = ["the report is of an older schema, which did not hold what a verdict needs"]
+    else:
+        reasons = result.verdict.reasons
+    return Markup().join(Markup('<span class="reasons">{}</span>').format(reason) for reason in reasons)

@@ -36,6 +36,8 @@ def waterfall(report: Report) -> Section:
 def _figure(report: Report, result: Result) -> Figure:
     tables = {name: table for name, table in result.stages.items() if name in GRADIENTS}
     missing = None if tables else "No stages of this variant are in the report."
+    attributed = any(row.measured is not None for table in tables.values() for row in table.rows)
+    note = "" if attributed else " No dots: this report holds no attribution, so that only what is allowed is known."
     return Figure(
         title=result.variant,
         variant=result.variant,
@@ -43,7 +45,7 @@ def _figure(report: Report, result: Result) -> Figure:
         "it was measured to cost; both are norms over the norm of the truth, on a logarithmic axis. A dot right of "
         "its bar would be a defect. The vertical lines: the error as a whole, and the floor of two roundings. The "
         "stage with the rightmost dot decides the error; a long bar with a dot far to the left is a bound that costs "
-        "nothing.",
+        f"nothing.{note}",
         panels=[
             panel(_title(name, table), _draw(report, result, name, table), height=_height(table), width=5.6)
             for name, table in tables.items()
@@ -84,8 +86,8 @@ def _draw(report: Report, result: Result, name: str, table: StageTable) -> Calla
         axes.axvline(floor, color=MUTED, linewidth=1, linestyle=(0, (2, 2)))
         if values:
             axes.set_xlim(left, max([*values, total]) * 3)
-        axes.text(total, -0.95, " error", color=INK, fontsize=8, ha="left" if total > floor else "right")
-        axes.text(floor, -0.95, "floor ", color=MUTED, fontsize=8, ha="right" if total > floor else "left")
+        axes.text(total, -0.95, "  error  ", color=INK, fontsize=8, ha="left" if total > floor else "right")
+        axes.text(floor, -0.95, "  floor  ", color=MUTED, fontsize=8, ha="right" if total > floor else "left")
         axes.set_ylim(len(rows) - 0.4, -1.5)
         axes.set_yticks(range(len(rows)), [row.stage for row in rows])
         axes.grid(visible=False, axis="y")
