@@ -92,7 +92,12 @@ def test_an_interruption_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.Mon
     assert not Sweep.read(out).complete
     first = json.loads(out.read_text())["points"][:2]
     measured.clear()
-    monkeypatch.setattr(module, "_point", lambda *a: measured.append(a[1]) or measure(*a))
+
+    def counted(settings: Settings, values: dict[str, float], commit: str | None, workers: int) -> Point:
+        measured.append(values)
+        return measure(settings, values, commit, workers)
+
+    monkeypatch.setattr(module, "_point", counted)
     assert ccelab(*command).exit_code == 0
     assert [values["scale"] for values in measured] == [4, 8]
     assert Sweep.read(out).complete

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from markupsafe import Markup
 from matplotlib.axes import Axes
 
 from ..adder_study import AdderStudy
@@ -207,9 +208,7 @@ def exhaustive_rows(table: ExhaustiveTable) -> Table:
                 str(f.inputs),
                 number(f.max_ulp),
                 number(f.mean_bias, 2),
-                f.worst_input,
-                f.worst_got,
-                f.worst_truth,
+                *(Markup("<code>{}</code>").format(bits) for bits in (f.worst_input, f.worst_got, f.worst_truth)),
                 str(f.mismatches),
             ]
             for f in table.functions
