@@ -1,11 +1,13 @@
 # make report   measure every preset against its error budget -> out/report (uses a GPU where there is one)
 # make test     lint, type-check and test
+# make studies  what every report's page shows beside its own numbers: sweeps and tables too heavy to make each time
 # make readme   what is generated: the README's tables, the list of laws, the findings
 #
 # Needs Python 3.11 to 3.13 and nothing else; everything is installed into .venv from constraints.txt.
 #   make PYTHON=python3.12 report
 #   make report ARGS="--head planted:gemma-web"
 #   make test PYTEST="-k heads -x"
+#   make studies STUDY="tiles adders"
 #   make test PYTEST="-m slow"    compile every architecture, every figure of the planted heads
 # On Linux, PyPI's torch brings CUDA (gigabytes). Without a GPU, the CPU build will do:
 #   make test PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
@@ -13,13 +15,14 @@
 PYTHON ?= python3
 ARGS ?=
 PYTEST ?=
+STUDY ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 FOLDERS := kernels reference precision properties
 
-.PHONY: report test lint format readme install clean
+.PHONY: report test lint format studies readme install clean
 
 report: $(STAMP)
 	$(BIN)/ccelab report $(ARGS)
@@ -37,6 +40,9 @@ lint: $(STAMP) build/typing
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+studies: $(STAMP)
+	$(BIN)/python -m ccelab.precision.study $(STUDY)
 
 readme: $(STAMP)
 	$(BIN)/python -m ccelab.precision.markdown README.md

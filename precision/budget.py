@@ -23,6 +23,7 @@ from .arithmetic import ANY, Arithmetic
 from .forward_budget import forward_error
 from .gradient_budget import GradientBudget
 from .measure import worst_ratio
+from .stages import STAGES
 from .terms import Terms
 
 KEPT = 2**24
@@ -116,7 +117,7 @@ def budget(
         tiles_live_c=gradients.live_c,
         stages=ledger.stages,
         stage_norms={
-            name: {stage: math.sqrt(square) for stage, square in squares.items()}
+            name: {stage: math.sqrt(squares[stage]) for stage in STAGES if stage in squares}
             for name, squares in ledger.squares.items()
         },
     )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shlex
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,13 +20,22 @@ from ccelab.reference import Problem, Solution, double
 from ccelab.reference.heads import Head
 
 from .arithmetic import own
+from .attribution import Attribution, attribute
+from .background import Background, background
 from .budget import budget
 from .call import own_mean_loss, run
-from .floors import floors
-from .measure import measure
+from .condition import condition_sample
+from .dead_rows import dead_rows
+from .emulation import own_machine
+from .floors import Floor, floors
+from .heat_map import heat_map
+from .measure import measure, worst_elements
 from .provenance import provenance
 from .report import Report, Result
+from .stage_table import stage_tables
+from .survival import survival
 from .timing import timing
+from .verdict import judge
 
 OUTPUTS = ("loss", "lse", "d_embeddings", "d_classifier", "d_bias")
 Progress = Callable[[str], None]
@@ -40,13 +51,16 @@ def build_report(
     path: Path | None = None,
     progress: Progress = lambda step: None,
     workers: int = 1,
+    command: str | None = None,
+    by_stage: bool = True,
 ) -> Report:
     """Measures each variant on `head` with the mean loss; writes `path` after each, so that an interruption loses one.
 
     `softcap` caps the logits and `bias` (V,) is added to them, which adds dbias to what is measured.
 
     With `workers` above 1 as many processes share the variants: worth it on a CPU, where one process fills one core.
-    Results stand in the order of `variants` all the same.
+    Results stand in the order of `variants` all the same. `command` measures this head again when ``--variant NAME`` is
+    added to it. `by_stage` says which stages errors and budgets come from, at the cost of an emulation of the kernel.
     """
     problem = Problem(
         embeddings=head.embeddings, classifier=head.classifier, targets=head.targets, bias=bias, softcap=softcap
@@ -72,7 +86,8 @@ def build_report(
         true_mean_loss=float(truth.reduced),
     )
     progress("truth: the kernels' own logits")
-    bench = _Bench(problem, schedule, truth, own_mean_loss(problem, schedule))
+    setup = _Setup(problem, schedule, own_mean_loss(problem, schedule), report.floors, command, by_stage)
+    bench = _Bench(setup, truth)
     workers = min(workers, len(variants))
     measured = bench.one_by_one(variants, progress) if workers < 2 else bench.shared(variants, progress, workers)
     results: dict[int, Result] = {}
@@ -85,11 +100,24 @@ def build_report(
     return report
 
 
+@dataclass(frozen=True, eq=False)
+class _Setup:
+    """What is asked of every variant; small enough to be sent to each worker."""
+
+    problem: Problem
+    schedule: Schedule
+    own_loss: float
+    floors: dict[str, Floor]
+    command: str | None
+    by_stage: bool
+
+
 class _Bench:
     """What every variant is measured against."""
 
-    def __init__(self, problem: Problem, schedule: Schedule, truth: Solution, own_loss: float) -> None:
-        self.problem, self.schedule, self.truth, self.own_loss = problem, schedule, truth, own_loss
+    def __init__(self, setup: _Setup, truth: Solution) -> None:
+        self.setup, self.truth = setup, truth
+        self.background: Background = background(setup.problem)
 
     def one_by_one(self, variants: Sequence[Variant], progress: Progress) -> Iterator[tuple[int, Result]]:
         for place, variant in enumerate(variants):
@@ -99,7 +127,7 @@ class _Bench:
         """Variants as they finish. Workers leave Ctrl-C to this process, which ends them on any exception."""
         threads = max(1, (os.cpu_count() or 1) // workers)
         context = multiprocessing.get_context("spawn")
-        setup = (self.problem, self.schedule, self.own_loss, threads)
+        setup = (self.setup, threads)
         pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=setup)
         try:
             waiting = {pool.submit(_measure, variant): place for place, variant in enumerate(variants)}
@@ -115,27 +143,37 @@ class _Bench:
             raise
 
     def result(self, variant: Variant, progress: Progress) -> Result:
-        problem, truth, schedule = self.problem, self.truth, self.schedule
+        problem, truth, schedule = self.setup.problem, self.truth, self.setup.schedule
         progress(f"{variant}: forward and backward")
         got, stats = run(problem, variant, schedule)
         progress(f"{variant}: error budget")
-        allowed = budget(problem, variant, schedule, order=stats.order, arithmetic=own())
+        by_stage = self.setup.by_stage
+        allowed = budget(problem, variant, schedule, order=stats.order, arithmetic=own(), by_stage=by_stage)
         outputs = {}
         for name in OUTPUTS:
             value, want, bound = (getattr(x, name) for x in (got, truth, allowed.bound))
             if value is not None and want is not None:
-                outputs[name] = measure(name, value, want, bound)
+                outputs[name] = _Output(value, want, bound)
+        measured = {name: measure(name, o.got, o.want, o.bound) for name, o in outputs.items()}
         mean = float(got.reduced)
         mass = stats.filtered_mass_e
+        progress(f"{variant}: where the error is")
+        tiles = {"d_embeddings": schedule.backward.block_n, "d_classifier": schedule.backward.block_v}
+        orders = {"d_classifier": stats.order}
+        gradients = {name: outputs[name] for name in tiles if name in outputs}
+        dc = gradients.get("d_classifier")
+        found: dict[str, Attribution] = {}
+        if by_stage:
+            found = attribute(problem, truth, got, variant, schedule, own_machine(), stats.order)
         progress(f"{variant}: timing")
-        return Result(
+        result = Result(
             variant=str(variant),
             flags=asdict(variant),
             schedule=str(schedule),
             mean_loss=mean,
             mean_loss_error=mean - float(truth.reduced),
-            mean_loss_error_own_logits=mean - self.own_loss,
-            outputs=outputs,
+            mean_loss_error_own_logits=mean - self.setup.own_loss,
+            outputs=measured,
             tiles={
                 "kept_e": stats.tiles_kept_e or 0,
                 "skipped_e": stats.tiles_skipped_e or 0,
@@ -148,9 +186,27 @@ class _Bench:
             },
             filtered_mass={"mean": float(mass.mean()), "max": float(mass.max())} if mass is not None else {},
             within_budget=allowed.miscounted(stats) is None
-            and all((m.over_budget or 0.0) <= 1 and not m.nonfinite_mismatches for m in outputs.values()),
+            and all((m.over_budget or 0.0) <= 1 and not m.nonfinite_mismatches for m in measured.values()),
             timing=timing(problem, variant, schedule),
+            stages=stage_tables(allowed.stage_norms, found, {name: o.want for name, o in outputs.items()}),
+            survival={name: survival(o.got, o.want, o.bound) for name, o in outputs.items()},
+            heat_maps={
+                name: heat_map(o.got, o.want, o.bound, tiles[name], orders.get(name)) for name, o in gradients.items()
+            },
+            conditions={
+                name: condition_sample(o.got, o.want, self.background.absolute[name]) for name, o in gradients.items()
+            },
+            worst={name: worst_elements(o.got, o.want, o.bound) for name, o in outputs.items()},
+            dead_rows=None if dc is None else dead_rows(dc.got, dc.want, self.background),
+            reproduce=self.setup.command and f"{self.setup.command} --variant {shlex.quote(str(variant))}",
         )
+        return replace(result, verdict=judge(result, self.setup.floors))
+
+
+class _Output(NamedTuple):
+    got: Tensor
+    want: Tensor
+    bound: Tensor
 
 
 def _pending(variants: Sequence[Variant], places: Iterable[int]) -> str:
@@ -161,12 +217,12 @@ def _pending(variants: Sequence[Variant], places: Iterable[int]) -> str:
 _worker: _Bench
 
 
-def _start_worker(problem: Problem, schedule: Schedule, own_loss: float, threads: int) -> None:
+def _start_worker(setup: _Setup, threads: int) -> None:
     """The oracle is asked again: that takes less time than sending its answer."""
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
-    _worker = _Bench(problem, schedule, double(problem), own_loss)
+    _worker = _Bench(setup, double(setup.problem))
 
 
 def _measure(variant: Variant) -> Result:

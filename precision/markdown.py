@@ -55,9 +55,9 @@ def _laws() -> str:
     run = json.loads((BASELINES.parent / "laws" / "ours-bfloat16-cuda.json").read_text())
     rows, source = run["laws"], run["provenance"]
     text = (
-        f"On an {source['device']}, torch {source['torch']}, the `exhaustive` profile tried {run['examples']} examples "
-        f"of {len({row['name'] for row in rows})} laws on {len({row['variant'] for row in rows})} presets in bfloat16: "
-        f"no violations."
+        f"On an {source['device']}, torch {source['torch']}, the `exhaustive` profile tried {run['examples']} "
+        f"examples of {len({row['name'] for row in rows})} laws on {len({row['variant'] for row in rows})} presets in "
+        f"bfloat16: no violations."
     )
     if not run["complete"]:
         text += " It was stopped before its end."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +26,8 @@ class Element:
     want_hex: str  # the float64 truth, as float.fromhex reads it
     ulps: float  # |got - want| in units in the last place of `want` in the storage format
     over_budget: float | None
+    bound: float | None = None
+    bound_hex: str | None = None  # as of `want_hex`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +46,8 @@ class Measurement:
     over_budget: float | None  # max of |got - want| / bound; at most 1 is within budget
     over_budget_quantiles: dict[str, float] | None  # of the same ratio over elements
     nonfinite_mismatches: int  # elements that are NaN or inf on one side only
+    zero_over_budget: float | None = None  # max of |want| / bound: above 1, or the budget would pass an output of zeros
+    infinite_bounds: int | None = None  # elements whose truth is finite and whose bound is not: nothing is judged there
 
 
 def measure(output: str, got: Tensor, want: Tensor, bound: Tensor | None = None) -> Measurement:
@@ -58,7 +63,7 @@ def measure(output: str, got: Tensor, want: Tensor, bound: Tensor | None = None)
     bound = None if bound is None else bound.reshape(want.shape)
     step = max(1, ROWS_AT_ONCE // want.shape[1])
     totals = dict.fromkeys(("error", "want", "signed", "absolute"), 0.0)
-    largest, mismatches = 0.0, 0
+    largest, mismatches, zero, unbounded = 0.0, 0, 0.0, 0
     row_errors, worst, ratios = [], (-1.0, 0), []
     for start in range(0, len(want), step):
         g, w = got[start : start + step].double(), want[start : start + step]
@@ -77,7 +82,10 @@ def measure(output: str, got: Tensor, want: Tensor, bound: Tensor | None = None)
         row_errors.append(quotient(error.square().sum(1).sqrt(), w.square().sum(1).sqrt()))
         score = error.abs()
         if bound is not None:
-            score = quotient(score, bound[start : start + step])
+            allowed = bound[start : start + step]
+            score = quotient(score, allowed)
+            zero = max(zero, float(quotient(w.abs(), allowed).amax()))
+            unbounded += int((finite & ~allowed.isfinite()).sum())
             ratios.append(score.flatten()[:: max(1, want.numel() // 2**22)])
         top = int(score.argmax())
         if float(score.flatten()[top]) > worst[0]:
@@ -96,15 +104,47 @@ def measure(output: str, got: Tensor, want: Tensor, bound: Tensor | None = None)
         signed_bias=totals["signed"] / totals["absolute"] if totals["absolute"] else 0.0,
         worst_row=int(rows.argmax()),
         worst_row_error=float(rows.max()),
-        worst_element=_element(got, want, worst, shape, fmt, bound is not None),
+        worst_element=element(got, want, bound, worst[1], shape, fmt),
         over_budget=worst[0] if bound is not None else None,
         over_budget_quantiles=quantiles,
         nonfinite_mismatches=mismatches,
+        zero_over_budget=None if bound is None else zero,
+        infinite_bounds=None if bound is None else unbounded,
     )
 
 
+def row_blocks(
+    got: Tensor, want: Tensor, bound: Tensor, *, multiple: int = 1, order: Tensor | None = None
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """(got, want, bound) in float64 and two-dimensional, some rows at a time: a multiple of `multiple`, but the last.
+
+    `order` names the rows in the order in which they come; None is as they stand.
+    """
+    got, want, bound = (x.reshape(len(x) if x.ndim else 1, -1) for x in (got, want, bound))
+    step = max(1, ROWS_AT_ONCE // max(want.shape[1], 1) // multiple) * multiple
+    for start in range(0, len(want), step):
+        chosen = slice(start, start + step) if order is None else order[start : start + step]
+        yield got[chosen].double(), want[chosen].double(), bound[chosen].double()
+
+
+def worst_elements(got: Tensor, want: Tensor, bound: Tensor, count: int = 5) -> list[Element]:
+    """The `count` elements that come nearest to their bounds, the nearest first."""
+    scores, places, start = [], [], 0
+    for g, w, b in row_blocks(got, want, bound):
+        usable = g.isfinite() & w.isfinite()
+        ratio = quotient(torch.where(usable, g - w, 0.0).abs(), b).flatten()
+        top = ratio.topk(min(count, len(ratio)))
+        scores.append(top.values)
+        places.append(start + top.indices)
+        start += len(ratio)
+    best = torch.cat(scores).topk(min(count, start)).indices
+    fmt, flat = Format.of(got.dtype), torch.cat(places)[best].tolist()
+    return [element(got, want, bound, place, want.shape, fmt) for place in flat]
+
+
 def quotient(error: Tensor, size: Tensor) -> Tensor:
-    """error / size, for bounds and norms: 0 where the error is 0 or the size inf; a size that is NaN allows nothing."""
+    """error / size, for bounds and norms: 0 where the error is 0 or the size inf; a size that is NaN allows "
+    "nothing."""
     return torch.where((error == 0) | (size == torch.inf), 0.0, error / size).nan_to_num(
         nan=torch.inf, posinf=torch.inf
     )
@@ -131,19 +171,23 @@ def pattern(x: Tensor) -> str:
     return f"0x{bits & (16**width - 1):0{width}x}"
 
 
-def _element(
-    got: Tensor, want: Tensor, worst: tuple[float, int], shape: torch.Size, fmt: Format, judged: bool
-) -> Element:
-    place = [int(i) for i in torch.unravel_index(torch.tensor(worst[1]), shape)] if shape else []
-    g, w = got.flatten()[worst[1]], float(want.flatten()[worst[1]])
+def element(got: Tensor, want: Tensor, bound: Tensor | None, index: int, shape: torch.Size, fmt: Format) -> Element:
+    """The element at `index` of the flattened tensors, its place in `shape`."""
+    place = [int(i) for i in torch.unravel_index(torch.tensor(index), shape)] if shape else []
+    g, w = got.flatten()[index], float(want.flatten()[index])
+    b = None if bound is None else bound.flatten()[index]
     exponent = math.frexp(w)[1] if w and math.isfinite(w) else -1100
     ulp = max(math.ldexp(1.0, exponent - fmt.digits), fmt.tiny)
+    error = torch.tensor(float(g) - w, dtype=torch.float64).abs()
+    usable = math.isfinite(float(g)) and math.isfinite(w)
     return Element(
         place=place,
         got=float(g),
         got_hex=pattern(g),
         want=w,
         want_hex=w.hex(),
-        ulps=abs(float(g) - w) / ulp,
-        over_budget=worst[0] if judged else None,
+        ulps=float(error) / ulp,
+        over_budget=None if b is None else float(quotient(error, b.cpu().double())) if usable else 0.0,
+        bound=None if b is None else float(b),
+        bound_hex=None if b is None else float(b).hex(),
     )

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import json
-import math
-import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .condition import ConditionSample
+from .dead_rows import DeadRows
+from .files import read_json, to_json, write_json
 from .floors import Floor
-from .measure import Measurement
+from .heat_map import HeatMap
+from .measure import Element, Measurement
 from .provenance import Provenance
+from .stage_table import StageTable
+from .survival import Survival
 from .timing import Timing
+from .verdict import Verdict
 
-SCHEMA = 1
+SCHEMA = 2
+READABLE = (1, 2)
+"""A report of schema 1 lacks everything of a `Result` that has a default, and is shown without it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +38,15 @@ class Result:
     filtered_mass: dict[str, float]  # mean and max over tokens of the probability in skipped tiles of dE
     within_budget: bool
     timing: Timing | None
+    # Per output, where it could be computed.
+    verdict: Verdict | None = None
+    stages: dict[str, StageTable] = field(default_factory=dict)
+    survival: dict[str, Survival] = field(default_factory=dict)
+    heat_maps: dict[str, HeatMap] = field(default_factory=dict)
+    conditions: dict[str, ConditionSample] = field(default_factory=dict)
+    worst: dict[str, list[Element]] = field(default_factory=dict)
+    dead_rows: DeadRows | None = None
+    reproduce: str | None = None  # the command that measures this variant on this head again
 
 
 @dataclass(kw_only=True)
@@ -48,8 +62,7 @@ class Report:
     schema: int = SCHEMA
 
     def to_json(self) -> str:
-        """JSON without NaN or infinity literals, which other languages cannot read: they become strings."""
-        return json.dumps(_plain(asdict(self)), indent=1, allow_nan=False) + "\n"
+        return to_json(self)
 
     @classmethod
     def read(cls, path: Path) -> Report:
@@ -59,36 +72,8 @@ class Report:
             FileNotFoundError: there is no such file.
             ValueError: it holds something else, or a report of another schema.
         """
-        from pydantic import TypeAdapter, ValidationError  # only reading needs it
-
-        text = path.read_text()
-        try:
-            schema = json.loads(text).get("schema")
-        except (ValueError, AttributeError):
-            raise ValueError(f"{path} is not a report: it is not a JSON object") from None
-        if schema != SCHEMA:
-            raise ValueError(
-                f"{path} has schema {schema}, this version of ccelab reads {SCHEMA}: make the report again"
-            )
-        try:
-            return TypeAdapter(cls).validate_json(text)
-        except ValidationError as error:
-            raise ValueError(f"{path} is not a report: {error}") from None
+        return read_json(cls, path, "report", READABLE)
 
     def write(self, path: Path) -> None:
-        """Replaces `path` in one step: whoever reads it finds the old file or the new one, never a half."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            temporary.write_text(self.to_json())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+        """Whole or not at all."""
+        write_json(self, path)

@@ -10,14 +10,15 @@ from rich.text import Text
 
 from .report import Report, Result
 from .table import table
+from .verdict import Grade
 
 LEGEND = (
     "error: ||got - truth|| / ||truth|| against float64.  x: over the two-rounding floor (the residual rounded once, "
     "the result rounded once, nothing else).  budget: the worst element's error over its a-priori bound; at most 1 "
-    "passes.  tiles: percent kept for dE/dC.  mass: softmax probability in the skipped tiles of dE, mean over tokens.\n"
-    "mean: |error| of the mean loss in nats.  logits: the same against float64 over the kernel's own logits, which "
-    "leaves out the error of the products.  bias: sum of (got - truth) sign(truth) over sum of |truth|; 0 for fair "
-    "rounding."
+    "passes.  tiles: percent kept for dE/dC.  mass: softmax probability in the skipped tiles of dE, mean over "
+    "tokens.\nmean: |error| of the mean loss in nats.  logits: the same against float64 over the kernel's own logits, "
+    "which leaves out the error of the products.  bias: sum of (got - truth) sign(truth) over sum of |truth|; 0 for "
+    "fair rounding."
 )
 GRADIENTS = {"dE": "d_embeddings", "dC": "d_classifier"}
 WITH_BIAS = {**GRADIENTS, "db": "d_bias"}
@@ -33,11 +34,24 @@ def show(report: Report, console: Console) -> None:
     parts: list[Text | Table] = [Text(title, style="bold"), Text(subtitle), _errors(report), _loss(report)]
     if any(result.timing for result in report.results):
         parts.append(_time(report))
-    parts += [_worst(report), Text(LEGEND, style="dim")]
+    parts += [_worst(report), Text(LEGEND, style="dim"), *_verdicts(report)]
     if not report.complete:
         parts.append(Text("stopped before all variants were measured", style="yellow"))
     spaced = (piece for part in parts for piece in ((part, "") if isinstance(part, Table) else (part,)))
     console.print(Group(*spaced))
+
+
+def _verdicts(report: Report) -> list[Text]:
+    """A line per variant, and one per reason."""
+    colours = {Grade.passed: "green", Grade.limited: "yellow", Grade.inconclusive: "magenta", Grade.failed: "bold red"}
+    lines = []
+    for result in report.results:
+        if result.verdict is not None:
+            lines.append(
+                Text.assemble((result.verdict.grade.value, colours[result.verdict.grade]), f": {result.variant}")
+            )
+            lines += [Text(f"  {reason}", style="dim") for reason in result.verdict.reasons]
+    return lines
 
 
 def _short(x: float, spec: str = ".1e") -> str:

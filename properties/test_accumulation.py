@@ -7,9 +7,9 @@ from dataclasses import replace
 import torch
 
 from ccelab.kernels import Schedule, Tiles, Variant
+from ccelab.precision import single_stages as stages
 from ccelab.reference import double
 
-from . import stages
 from .cases import DEVICE
 from .conditions import Applies
 from .law import Trial, law

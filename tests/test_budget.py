@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from ccelab.kernels import PRESETS, Schedule, Tiles, Variant
+from ccelab.precision import single_stages as stages
 from ccelab.precision.accumulation import Accumulation
 from ccelab.precision.formats import Format
 from ccelab.precision.measure import worst_ratio
-from ccelab.properties import stages
 from ccelab.properties.cases import (
     DEVICE,
     DTYPES,

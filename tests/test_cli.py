@@ -54,7 +54,11 @@ def test_report_measures_and_writes(tmp_path: Path) -> None:
         assert result.within_budget
         assert all(flag in done.output for flag in result.variant.split(","))
         assert set(result.outputs) == {"loss", "lse", "d_embeddings", "d_classifier"}
-    assert list(tmp_path.iterdir()) == [tmp_path / "report.json"]
+        assert result.verdict is not None
+        assert result.reproduce is not None
+        assert result.reproduce.endswith(f"--variant {result.variant}")
+        assert f"{result.verdict.grade}: {result.variant}" in " ".join(done.output.split())
+    assert {path.name for path in tmp_path.iterdir()} == {"report.json", "report.html"}
 
 
 def test_report_measures_the_bias_gradient(tmp_path: Path) -> None:

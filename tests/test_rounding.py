@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from ccelab.precision import single_stages as stages
 from ccelab.precision.formats import Format, U
 from ccelab.precision.stages import EXP_UNDERFLOW, SOFTCAP_ROUNDINGS, exp_roundings
-from ccelab.properties import stages
 from ccelab.properties.cases import DEVICE, DTYPES
 
 Array = np.ndarray[Any, Any]

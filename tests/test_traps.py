@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ccelab.kernels import Schedule, Tiles, Variant, launch
+from ccelab.precision import single_stages as stages
 from ccelab.precision.budget import budget
 from ccelab.precision.measure import worst_ratio
-from ccelab.properties import stages
 from ccelab.properties.cases import (
     DEVICE,
     DTYPES,

@@ -9,6 +9,7 @@ from .emulation import Emulation, Piece, emulate
 from .machine import INTERPRETER, Machine
 from .modes import Mode, Modes, all_but, all_off, all_on, exact, only, up_to
 from .order import ORDER, stages_of
+from .own import own_machine
 from .tensor_core import AMPERE, HOPPER, GpuMachine, fast, machine, with_own_functions, with_own_logits
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "fast",
     "machine",
     "only",
+    "own_machine",
     "stages_of",
     "up_to",
     "with_own_functions",

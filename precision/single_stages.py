@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""Single stages of the kernels as functions of tensors, so that a test can try them one by one.
+"""Single stages of the kernels as functions of tensors, so that a test or a table can try them one by one.
 
 The jit functions are the kernels' own; each wrapper only loads, calls and stores.
 """
@@ -86,6 +86,19 @@ def _soft_cap(Z, Tanh, Cap, Slope, softcap, n, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def _exponential(X, Out, n, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(Out + i, rounding_stages.exp(tl.load(X + i, mask=i < n, other=0.0)), mask=i < n)
+
+
+@triton.jit
+def _logarithm(X, Out, n, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    # As `combine.join_splits` takes it; the helper itself wants the partial results of a whole row.
+    tl.store(Out + i, tl.log(tl.load(X + i, mask=i < n, other=1.0)), mask=i < n)
+
+
+@triton.jit
 def _accumulate(V, Sum, Companion, terms, n, VARIANT: tl.constexpr, DTYPE: tl.constexpr, BLOCK: tl.constexpr):
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     s = tl.full((BLOCK,), 0.0, tl.float32)
@@ -151,6 +164,18 @@ def soft_cap(z: Tensor, softcap: float) -> tuple[Tensor, Tensor, Tensor]:
     outputs = tuple(torch.empty_like(z) for _ in range(3))
     _elementwise(_soft_cap, (z,), outputs, softcap)
     return outputs
+
+
+def exponential(x: Tensor) -> Tensor:
+    out = torch.empty_like(x)
+    _elementwise(_exponential, (x,), (out,))
+    return out
+
+
+def logarithm(x: Tensor) -> Tensor:
+    out = torch.empty_like(x)
+    _elementwise(_logarithm, (x,), (out,))
+    return out
 
 
 def accumulate(increments: Tensor, scheme: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,40 @@
+"""Files of this package by what they hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .adder_study import AdderStudy
+from .exhaustive import ExhaustiveTable
+from .files import load_object
+from .report import Report
+from .sweep import Sweep
+
+KINDS: dict[str, type[Sweep] | type[ExhaustiveTable] | type[AdderStudy]] = {
+    "sweep": Sweep,
+    "exhaustive": ExhaustiveTable,
+    "adders": AdderStudy,
+}
+
+
+@dataclass(frozen=True)
+class LawReport:
+    """What ``pytest properties --law-report`` wrote, of which only a table is shown."""
+
+    content: dict[str, Any]
+
+
+def read_saved(path: Path) -> Report | Sweep | ExhaustiveTable | AdderStudy | LawReport:
+    """What `path` holds.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it holds none of these.
+    """
+    found = load_object(path, "report")
+    if isinstance(found.get("laws"), list):
+        return LawReport(found)
+    kind = found.get("kind")
+    return KINDS[kind].read(path) if kind in KINDS else Report.read(path)

@@ -1,0 +1,94 @@
+"""Studies too heavy for every report, committed as JSON: `python -m ccelab.precision.study [NAME ...]` renews them.
+
+A sweep goes on with what its file holds, so that an interruption loses one point; delete the file to measure anew.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+
+from .axes import Axis
+from .files import write_json
+from .sweep import Settings, sweep
+
+STUDIES = Path(__file__).parent / "studies"
+SCHEMES = ("storage", "kahan", "hilo", "fp32")
+
+
+def filtering(path: Path, device: str) -> None:
+    """What eps costs, sorted and not, with sums in fp32 that add next to nothing of their own; and in bf16."""
+    variants = ("cce,accumulate=fp32", "cce-no-sort,accumulate=fp32", "cce")
+    settings = Settings(
+        head="planted:gemma-alpaca", variants=variants, tokens=256, vocabulary=8192, hidden=64, device=device
+    )
+    sweep(settings, [Axis.parse("eps=2^-8:2^-18")], path, progress=_say)
+
+
+def tiles(path: Path, device: str) -> None:
+    """What the number of increments costs each accumulator: one head, cut into ever smaller tiles."""
+    settings = Settings(
+        head="planted:smollm2-alpaca",
+        variants=tuple(f"cce-no-filter,accumulate={scheme}" for scheme in SCHEMES),
+        tokens=128,
+        vocabulary=8192,
+        hidden=64,
+        device=device,
+    )
+    sweep(settings, [Axis.parse("block=512:32")], path, progress=_say)
+
+
+def adders(path: Path, device: str) -> None:
+    """Error of a dot product against D on each model of an adder, where the package has them."""
+    from .adder_study import adder_study
+
+    try:
+        models = import_module(f"{__package__}.emulation.adders")
+    except ModuleNotFoundError as error:
+        raise ValueError(f"no models of adders to study: {error}") from None
+    write_json(adder_study(models.dot, list(models.ADDERS)), path)
+
+
+def every_input(path: Path, device: str) -> None:
+    """The elementwise pieces on all numbers of bf16, on this device."""
+    import torch
+
+    from .exhaustive import exhaustive
+
+    write_json(exhaustive(torch.device(device)), path)
+
+
+def studies(device: str) -> dict[str, Callable[[], None]]:
+    """Names of files in `STUDIES`, without their ending, and what writes them."""
+    made: dict[str, Callable[[Path, str], None]] = {
+        "filtering": filtering,
+        "tiles": tiles,
+        "adders": adders,
+        f"exhaustive-{device}": every_input,
+    }
+    return {name: partial(make, STUDIES / f"{name}.json", device) for name, make in made.items()}
+
+
+def _say(done: int, of: int, step: str) -> None:
+    print(f"{done} of {of}: {step}", file=sys.stderr, flush=True)
+
+
+def main(names: list[str]) -> None:
+    """Makes the named studies, or all."""
+    import torch
+
+    known = studies("cuda" if torch.cuda.is_available() else "cpu")
+    if unknown := [name for name in names if name not in known]:
+        sys.exit(f"unknown studies {', '.join(unknown)}; legal: {', '.join(known)}")
+    for name in names or known:
+        try:
+            known[name]()
+        except ValueError as error:
+            print(f"{name}: {error}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

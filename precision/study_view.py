@@ -1,0 +1,47 @@
+"""Studies and law reports for the terminal."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+from rich.console import Console
+
+from .adder_study import AdderStudy
+from .exhaustive import ExhaustiveTable
+from .table import table
+
+
+def show_exhaustive(study: ExhaustiveTable, console: Console) -> None:
+    rows = table(f"Every input: {study.provenance.device}", "function", "tried", "max ulp", "bias", "worst input")
+    for f in study.functions:
+        tried = f"{f.inputs}{'' if f.exhaustive else ' of more'}"
+        rows.add_row(f.name, tried, f"{f.max_ulp:.2f}", f"{f.mean_bias:+.1e}", f.worst_input)
+    console.print(rows)
+
+
+def show_adders(study: AdderStudy, console: Console) -> None:
+    rows = table("Error of a dot product, in u sum |terms|", "machine", "terms", "D", "bias", "rms", "largest", left=2)
+    for p in study.points:
+        rows.add_row(p.machine, p.terms, str(p.length), f"{p.bias:+.2f}", f"{p.rms:.2f}", f"{p.largest:.2f}")
+    console.print(rows)
+
+
+def show_laws(report: dict[str, Any], console: Console) -> None:
+    """Per law: examples over all variants, and how near to its tolerance the nearest came."""
+    laws: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in report["laws"]:
+        laws[str(row.get("name"))].append(row)
+    rows = table(f"Laws on {report.get('subject')}", "law", "variants", "examples", "closest")
+    for name, found in laws.items():
+        closest = [float(row["closest"]) for row in found if row.get("closest") is not None]
+        broken = [str(row.get("variant")) for row in found if row.get("failure")]
+        rows.add_row(
+            name + (f"\n [bold red]broken:[/] {', '.join(broken)}" if broken else ""),
+            str(len(found)),
+            str(sum(int(row.get("examples") or 0) for row in found)),
+            f"{max(closest):.3f}" if closest else "-",
+        )
+    console.print(rows)
+    if not report.get("complete", True):
+        console.print("stopped before its end", style="yellow")
