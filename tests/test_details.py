@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import pytest
 import torch
 
+from ccelab.precision.attribution import Attribution, StageError
 from ccelab.precision.background import background
 from ccelab.precision.condition import POINTS, condition_sample
 from ccelab.precision.dead_rows import dead_rows, frequency_rank
@@ -99,24 +99,13 @@ def test_the_worst_elements_come_in_order() -> None:
     assert first.bound_hex == "0x1.0000000000000p+0"
 
 
-@dataclass(frozen=True)
-class Stage:
-    stage: str
-    error: float
-    share: float | None = None
-
-
-@dataclass(frozen=True)
-class Attributed:
-    machine: str
-    stages: list[Stage]
-    explained: float | None
-    residue: float | None
-
-
 def test_stages_are_merged_in_the_order_of_execution() -> None:
     norms = {"d_embeddings": {"dot_logits": 4.0, "cast_residual": 2.0}}
-    found = Attributed("hopper", [Stage("cast_residual", 0.1, 0.6), Stage("cast_output", 0.05, 0.3)], 0.9, 0.01)
+    stages = [
+        StageError(stage="cast_residual", error=0.1, share=0.6),
+        StageError(stage="cast_output", error=0.05, share=0.3),
+    ]
+    found = Attribution(machine="hopper", stages=stages, error=0.1, explained=0.9, residue=0.01)
     tables = stage_tables(norms, {"d_embeddings": found}, {"d_embeddings": torch.tensor([2.0]), "loss": torch.ones(1)})
     table = tables.pop("d_embeddings")
     assert not tables
@@ -126,4 +115,4 @@ def test_stages_are_merged_in_the_order_of_execution() -> None:
         ("cast_output", None, 0.05),
     ]
     assert (table.machine, table.explained, table.residue) == ("hopper", 0.9, 0.01)
-    assert stage_tables(None, None, {"loss": torch.ones(1)}) == {}
+    assert stage_tables({}, {}, {"loss": torch.ones(1)}) == {}
