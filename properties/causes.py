@@ -46,6 +46,7 @@ class Cause:
     text: str
     source: str
     by_design: bool = False
+    on_a_cpu: bool = False  # and nowhere else
     when: Callable[[str, Example], bool] = always  # of the peer's version and the example
 
     def explains(self, subject: str, law: str, version: str, example: Example) -> bool:
@@ -71,6 +72,12 @@ def before_25_9(version: str, example: Example) -> bool:
 
 def confident_lse(version: str, example: Example) -> bool:
     return bool(example.get("lse"))
+
+
+def in_chunks(version: str, example: Example) -> bool:
+    """Whether quack takes its chunked kernel."""
+    whole = all(example.get(size, 1) % 8 == 0 for size in ("n", "v", "d"))
+    return whole and example.get("bias") is None and example.get("reduction") != "none" and half(version, example)
 
 
 def biased(version: str, example: Example) -> bool:
@@ -110,6 +117,7 @@ CAUSES = (
         "results, as the instruction VDPBF16PS does whatever MXCSR says. Smaller products of these numbers are right.",
         source="Intel 64 and IA-32 Architectures Software Developer's Manual, VDPBF16PS",
         by_design=True,
+        on_a_cpu=True,
     ),
     Cause(
         title="The loss is returned in the input's dtype",
@@ -183,6 +191,62 @@ CAUSES = (
         "gradient in that dtype, and dC is summed over chunks of tokens in the classifier's (`accum_dtype` is None by "
         "default). The budget is that of fp32 logits and sums.",
         source="liger_kernel/ops/fused_linear_cross_entropy.py, fused_linear_cross_entropy_forward",
+        by_design=True,
+    ),
+    Cause(
+        title="NaN in an ignored row reaches dC",
+        subjects=("quack",),
+        laws=("nan_in_an_ignored_row_goes_nowhere",),
+        text="The kernel multiplies an ignored row's softmax by 0, or stores zeros there, and dC is the product of the "
+        "logits' gradient with all rows of E: 0 times NaN is NaN.",
+        source="quack/cross_entropy.py; quack/linear_cross_entropy.py",
+    ),
+    Cause(
+        title="Scaled exponentials overflow where the target lies far below the maximum",
+        subjects=("quack",),
+        laws=("a_target_far_below_the_maximum_is_within_budget",),
+        when=half,
+        text="In bf16 on Hopper, V a multiple of 128, the element at the target is stored as (p - 1) exp(lse - k), k "
+        "being the maximum of the target's tile. More than 88.7 nats below the lse that is infinite, and its product "
+        "with the tile's factor, which is 0, is NaN. The loss is right.",
+        source="quack/linear_cross_entropy.py, _lce_glue_row",
+    ),
+    Cause(
+        title="A wrong target reads its neighbour's memory",
+        subjects=("quack",),
+        laws=("a_wrong_target_gives_no_plausible_number",),
+        text="Nothing checks that a target lies in the vocabulary: the target's logit is read at that offset, and the "
+        "loss is finite.",
+        source="quack/cross_entropy.py, CrossEntropy.kernel (`mTargetLogit[row, target]`)",
+    ),
+    Cause(
+        title="A second backward pass multiplies the upstream gradient in once more",
+        subjects=("quack",),
+        laws=("a_second_backward_pass_is_the_first_one_again",),
+        when=in_chunks,
+        text="The chunked kernels form dE in the forward pass, and the backward pass multiplies the saved one by the "
+        "upstream gradient in place (`dx.mul_(dloss)`): with retain_graph=True the next one has it twice, silently.",
+        source="quack/linear_cross_entropy.py, ChunkedLinearCrossEntropyFunction.backward",
+    ),
+    Cause(
+        title="Logits and their gradients are kept in the input's dtype",
+        subjects=("quack",),
+        laws=(ANY,),
+        when=half,
+        text="torch's product rounds each logit to the input's dtype, and the kernel writes the logits' gradient in "
+        "that dtype. Only where the scaled exponentials are used is the loss formed of fp32 logits. The budget is that "
+        "of fp32 logits.",
+        source="quack/linear_cross_entropy.py, linear_cross_entropy_func and chunked_linear_cross_entropy_fwd",
+        by_design=True,
+    ),
+    Cause(
+        title="Exponentials, logarithms and reciprocals are the GPU's fast ones",
+        subjects=("quack",),
+        laws=(ANY,),
+        when=lambda version, example: not half(version, example),
+        text="The lse is max + log(sum) with the GPU's approximate logarithm, the gradient an approximate 2^x of "
+        "x log2(e) - lse log2(e), whose error grows with the logits. The budget is that of exact functions, rounded.",
+        source="quack/cross_entropy.py (`fastmath=True`, `rcp_approx`)",
         by_design=True,
     ),
     Cause(

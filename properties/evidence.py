@@ -75,9 +75,9 @@ def _failed(row: Row) -> Row:
 
 
 def plain(message: str) -> str:
-    """A message without what pytest adds to it: the expression again, with addresses that differ in every run."""
-    kept = re.split(r"\n *(?:assert |\+ )", message)[0].strip()
-    return re.sub(r" at 0x[0-9a-f]+", "", kept.partition("\n")[0])
+    """A message without what pytest adds to it (the expression again), addresses, and folders of the machine."""
+    kept = re.split(r"\n *(?:assert |\+ )", message)[0].strip().partition("\n")[0]
+    return re.sub(r"(?<![\w.])(?:/[\w.+-]+)+/", "", re.sub(r" at 0x[0-9a-f]+", "", kept))
 
 
 def merged(one: Evidence | None, other: Evidence) -> Evidence:

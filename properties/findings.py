@@ -20,7 +20,7 @@ from ccelab.precision import report
 from . import catalogue
 from .causes import CAUSES, PEERS, Cause
 from .evidence import Evidence, Row, counts, on_gpu
-from .predictions import OURS, PREDICTED
+from .predictions import OURS, PREDICTED, Prediction
 
 FOLDER = Path(report.__file__).parent / "findings"
 UNKNOWN = "cause unknown"
@@ -30,6 +30,7 @@ INTRO = """\
 Written by `python -m ccelab.properties.findings precision/FINDINGS.md` from the law reports in `precision/findings`.
 A report comes from `pytest --pyargs ccelab.properties --subject S --dtype T --law-report R.json` and
 `python -m ccelab.properties.evidence precision/findings R.json`; `--without softcap` keeps a defect from hiding others.
+Where fewer laws are told of than elsewhere, the others were not tried: the run was cut short, or chose laws by name.
 
 A law is a statement about one problem (`properties/`); a subject breaks it when an example is found on which it does
 not hold. Outputs are held to error budgets computed from the input; those of peers are the budgets of fp32 logits and
@@ -42,6 +43,10 @@ A command repeats the smallest example found, from the root of a checkout, with 
 Triton's interpreter: fp32 and fp16 are computed there as the kernel says (exponentials are numpy's, so that an error
 near its budget says little of a GPU), bf16 is not, so no peer with Triton kernels is judged in bf16 there
 (`properties/adapters/interpreted.py`).
+
+On a GPU Apple's runs with TORCH_COMPILE_DISABLE=1, which spares a compilation for every shape: all that it compiles in
+these calls is an argsort of the mean logits and the softcap of the targets' logits. PyTorch answers a wrong target with
+an assertion that ends the process's use of the GPU, so that law is left out.
 """
 
 
@@ -58,9 +63,13 @@ class Finding:
         return sorted({row["name"] for _, _, row in self.failures})
 
     @property
+    def on_hardware(self) -> bool:
+        return any(on_gpu(one) for _, one, _ in self.failures)
+
+    @property
     def smallest(self) -> tuple[str, Evidence, Row]:
-        """The failure to show: fewest numbers and options, then the largest error, then the plainest subject."""
-        return min(self.failures, key=lambda failure: (*_size(failure[2]), len(failure[0]), failure[0]))
+        """The failure to show: on a GPU, fewest numbers and options, the largest error, the plainest subject."""
+        return min(self.failures, key=lambda f: (not on_gpu(f[1]), *_size(f[2]), len(f[0]), f[0]))
 
     @property
     def largest(self) -> float:
@@ -104,24 +113,25 @@ def _order(finding: Finding) -> tuple[bool, int]:
 
 def cause_of(one: Evidence, row: Row) -> Cause | None:
     subject, version = one["subject"], one["peer version"] or ""
-    return next((cause for cause in CAUSES if cause.explains(subject, row["name"], version, spec_of(row))), None)
+    causes = (cause for cause in CAUSES if not (cause.on_a_cpu and on_gpu(one)))
+    return next((cause for cause in causes if cause.explains(subject, row["name"], version, spec_of(row))), None)
 
 
 def page(folder: Path = FOLDER) -> str:
     reports = evidence(folder)
-    on_hardware = {name: one for name, one in reports.items() if on_gpu(one)}
-    emulated = {name: one for name, one in reports.items() if not on_gpu(one)}
+    found = findings(reports)
     blocks = [
         INTRO.rstrip(),
         "## Summary",
         _summary(reports),
         "## Confirmed on hardware",
-        *(_sections(on_hardware) if on_hardware else ["Nothing yet."]),
+        *(list(_sections(found, on_hardware=True)) or ["Nothing yet."]),
         "## Confirmed in Triton's interpreter or on the CPU",
-        *_sections(emulated),
+        "Those that are confirmed on hardware are not repeated.",
+        *_sections(found, on_hardware=False),
         "## Predicted only",
         "Read in the source, or seen in a script that is no law. A law whose name is missing is not written yet.",
-        _predictions(),
+        _predictions(reports),
         "## Found in our own kernels",
         "By the same laws, when they first ran on an H100. All are fixed, so that no command repeats them.",
         _own(),
@@ -156,11 +166,12 @@ def device_of(one: Evidence) -> str:
     return "CPU" if one["subject"].startswith("torch") else "interpreter"
 
 
-def _sections(reports: dict[str, Evidence]) -> Iterator[str]:
-    for peer, members in findings(reports).items():
-        yield f"### {peer}"
-        for finding in members:
-            yield from _entry(finding)
+def _sections(found: dict[str, list[Finding]], *, on_hardware: bool) -> Iterator[str]:
+    for peer, members in found.items():
+        if chosen := [finding for finding in members if finding.on_hardware == on_hardware]:
+            yield f"### {peer}"
+            for finding in chosen:
+                yield from _entry(finding)
 
 
 def _entry(finding: Finding) -> Iterator[str]:
@@ -200,10 +211,11 @@ _laws = functools.cache(catalogue.by_name)
 
 
 def _seen(finding: Finding) -> list[str]:
-    """Subjects and versions, with their dtypes."""
+    """Subjects and versions, with their dtypes; for a finding that hardware confirms, where each was seen."""
     dtypes: dict[str, dict[str, None]] = {}
     for _, one, _ in finding.failures:
-        who = f"`{one['subject']}` {one['peer version']}"
+        where = f" on {'a GPU' if on_gpu(one) else device_of(one)}" if finding.on_hardware else ""
+        who = f"`{one['subject']}` {one['peer version']}{where}".replace("on interpreter", "in the interpreter")
         dtypes.setdefault(who, {}).update(dict.fromkeys(one["dtypes"]))
     return [f"{who} ({', '.join(sorted(several))})" for who, several in sorted(dtypes.items())]
 
@@ -240,13 +252,31 @@ def options(spec: dict[str, Any]) -> list[str]:
     return [word for word, said in words.items() if said]
 
 
-def _predictions() -> str:
+def _predictions(reports: dict[str, Evidence]) -> str:
     lines = []
     for one in PREDICTED:
+        broken, passed = tried(one, reports)
+        if broken:
+            continue
         law = f"law: `{one.law}`." if one.law else ""
         again = f"`{one.command}`" if one.command else ""
-        lines += _item(" ".join(part for part in (f"{one.peer}: {one.title}. {one.source}.", law, again) if part))
+        not_so = f"The law passed on {', '.join(passed)}." if passed else ""
+        lines += _item(
+            " ".join(part for part in (f"{one.peer}: {one.title}. {one.source}.", law, not_so, again) if part)
+        )
     return "\n".join(lines)
+
+
+def tried(one: Prediction, reports: dict[str, Evidence]) -> tuple[list[str], list[str]]:
+    """The devices on which the law that a prediction names was broken, and those on which it passed."""
+    its = [
+        report
+        for report in reports.values()
+        if on_gpu(report) and report["subject"] == one.subject and one.dtype in report["dtypes"]
+        and str(report["peer version"]).startswith(one.version)
+    ]  # fmt: skip
+    broken = [device_of(report) for report in its if one.law in {row["name"] for row in report["laws"]}]
+    return broken, [device_of(report) for report in its if one.law in report["passed"]]
 
 
 def _own() -> str:

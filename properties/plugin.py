@@ -173,6 +173,28 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
                     },
                 )
             )
+            end_where_the_gpu_is_lost(item.nodeid)
+
+
+def end_where_the_gpu_is_lost(test: str) -> None:
+    """After a fault in a kernel CUDA refuses every call of the process: the laws after it would be found broken, too.
+
+    A worker of xdist ends, and another takes its place.
+
+    Raises:
+        pytest.Exit: there are no workers.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError as error:
+        reason = f"{test} has cost this process its GPU: {error}"
+        if "PYTEST_XDIST_WORKER" in os.environ:
+            print(reason, file=sys.__stderr__, flush=True)
+            os._exit(1)
+        pytest.exit(f"{reason}\nThe other laws can be tried with --deselect {test}", returncode=1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

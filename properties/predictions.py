@@ -7,52 +7,57 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """A defect that the source shows and that no committed report does."""
+    """A defect that the source shows and that no report made on a GPU does (`findings.tried`)."""
 
     peer: str
-    title: str
-    law: str | None  # None: no law asks for it yet
-    command: str | None
+    title: str  # of its cause, where `causes` tells of one
+    law: str | None = None  # None: no law asks for it yet, or another defect hides it
+    subject: str = ""  # who breaks the law
+    version: str = ""
+    dtype: str = "bfloat16"
+    without: str = ""
     source: str
 
+    @property
+    def command(self) -> str | None:
+        """What would show it."""
+        if not self.law or not self.subject:
+            return None
+        less = f" --without {self.without}" if self.without else ""
+        words = f"--subject {self.subject} --dtype {self.dtype}{less} -k test_{self.law}"
+        return f"pytest --pyargs ccelab.properties --device cuda {words}"
 
-GPU = "pytest --pyargs ccelab.properties --device cuda --subject {} --dtype {} -k {}"
 
 PREDICTED = (
     Prediction(
         peer="Apple's ml-cross-entropy 25.9.3",
         title="bf16 logits, as fp16 ones above: the same laws fail in bf16, and pass with 25.6.4",
         law="every_output_is_within_its_budget",
-        command=GPU.format("apple-exact", "bfloat16 --without softcap", "every_output"),
+        subject="apple-exact",
+        version="25.9",
+        without="softcap",
         source="cce_lse_forward.py, apple/ml-cross-entropy #55",
     ),
     Prediction(
         peer="Apple's ml-cross-entropy 25.9.3",
-        title="an fp32 bias is cast to E's dtype",
-        law="every_output_is_within_its_budget",
-        command=GPU.format("apple-exact", "bfloat16 --without softcap", "every_output"),
+        title="an fp32 bias is cast to E's dtype; the rounding of the logits hides it",
         source="utils.py, maybe_type_as",
     ),
     Prediction(
         peer="Apple's ml-cross-entropy 25.9.3",
         title="writes beyond NegCorrectLogit: rows and columns of padding both have the number V + 1. Seen on the CPU "
         "with a guard band behind the buffer (without one the process aborts); a GPU's allocator hides it",
-        law=None,
-        command=None,
         source="cce_lse_forward.py, _cce_lse_forward_kernel",
     ),
     Prediction(
         peer="Apple's ml-cross-entropy",
         title="gradients differ from run to run (locks and atomics); not promised",
         law="a_second_run_repeats_every_bit",
-        command=None,
         source="tl_utils.py, tl_lock_add; cce_backward.py",
     ),
     Prediction(
         peer="Apple's ml-cross-entropy",
         title="an upstream gradient of more than one dimension that is not contiguous: RuntimeError from `view`",
-        law=None,
-        command=None,
         source="cce.py, LinearCrossEntropyFunction.backward",
     ),
     Prediction(
@@ -60,43 +65,64 @@ PREDICTED = (
         title="a mean in fp16 divides the logits' gradient by N before it is cast, so that small ones underflow: in a "
         "script dE is 20 times worse at N = 4096 than at N = 64. The law's upstream gradient comes after the cast",
         law="small_upstream_gradients_survive_fp16",
-        command=None,
         source="cross_entropy.py, liger_cross_entropy_kernel; Liger #512",
     ),
     Prediction(
         peer="Liger-Kernel 0.8.5",
         title="bf16 logits and bf16 sums of dC, as in fp16 above",
         law="every_output_is_within_its_budget",
-        command=GPU.format("liger", "bfloat16 --without softcap", "every_output"),
+        subject="liger",
+        without="softcap",
         source="fused_linear_cross_entropy.py",
-    ),
-    Prediction(
-        peer="quack 0.6.5",
-        title="a mean over nothing is 0 times infinity: NaN, as torch's is",
-        law="a_mean_over_nothing_is_no_accident",
-        command=GPU.format("quack", "bfloat16", "mean_over_nothing"),
-        source="quack/linear_cross_entropy.py",
     ),
     Prediction(
         peer="quack 0.6.5",
         title="NaN in an ignored row reaches dC",
         law="nan_in_an_ignored_row_goes_nowhere",
-        command=GPU.format("quack", "bfloat16", "ignored_row_goes"),
+        subject="quack",
         source="quack/linear_cross_entropy.py",
     ),
     Prediction(
         peer="quack 0.6.5",
-        title="scaled exponentials in bf16 on Hopper overflow where the target's tile lies more than 89 nats below the "
-        "maximum: a gradient of NaN. No law draws a shape that its kernel takes",
-        law=None,
-        command=None,
+        title="Scaled exponentials overflow where the target lies far below the maximum",
+        law="a_target_far_below_the_maximum_is_within_budget",
+        subject="quack",
+        source="quack/linear_cross_entropy.py, _lce_glue_row",
+    ),
+    Prediction(
+        peer="quack 0.6.5",
+        title="A wrong target reads its neighbour's memory",
+        law="a_wrong_target_gives_no_plausible_number",
+        subject="quack",
+        source="quack/cross_entropy.py",
+    ),
+    Prediction(
+        peer="quack 0.6.5",
+        title="A second backward pass multiplies the upstream gradient in once more",
+        law="a_second_backward_pass_is_the_first_one_again",
+        subject="quack",
         source="quack/linear_cross_entropy.py",
+    ),
+    Prediction(
+        peer="quack 0.6.5",
+        title="Logits and their gradients are kept in the input's dtype",
+        law="every_output_is_within_its_budget",
+        subject="quack",
+        source="quack/linear_cross_entropy.py",
+    ),
+    Prediction(
+        peer="quack 0.6.5",
+        title="Exponentials, logarithms and reciprocals are the GPU's fast ones",
+        law="every_output_is_within_its_budget",
+        subject="quack",
+        dtype="float32",
+        source="quack/cross_entropy.py",
     ),
     Prediction(
         peer="PyTorch 2.13, in chunks on a GPU",
         title="the loss and dC are summed over chunks in bf16 (the CPU's default policy sums in fp32)",
         law="batches_add_up",
-        command=GPU.format("torch-chunked", "bfloat16", "batches_add_up"),
+        subject="torch-chunked",
         source="torch/nn/modules/linear_cross_entropy.py; linear_cross_entropy_options.py, _AUTO_DEFAULTS",
     ),
 )

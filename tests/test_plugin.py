@@ -6,7 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
+
+from ccelab.properties.plugin import end_where_the_gpu_is_lost
 
 THEIRS = """
 import sys
@@ -40,3 +43,17 @@ def test_it_registers_without_importing_torch_or_choosing_a_profile(tmp_path: Pa
 def test_a_gpu_test_runs_or_says_why_not(tmp_path: Path) -> None:
     said = pytest_in(tmp_path, "-k", "gpu", examples=0)
     assert "1 passed" in said if torch.cuda.is_available() else "1 skipped" in said and "needs a CUDA device" in said
+
+
+def test_a_law_that_loses_the_gpu_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost() -> None:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    end_where_the_gpu_is_lost("test_of_no_gpu")
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    end_where_the_gpu_is_lost("test_that_leaves_it_be")
+    monkeypatch.setattr(torch.cuda, "synchronize", lost)
+    with pytest.raises(pytest.exit.Exception, match="--deselect test_that_asks_too_much"):
+        end_where_the_gpu_is_lost("test_that_asks_too_much")

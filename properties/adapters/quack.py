@@ -1,8 +1,11 @@
-"""quack's linear cross-entropy: `--subject quack`. Written after the source of 0.6.5; not run yet.
+"""quack's linear cross-entropy: `--subject quack`. Written after the source of 0.6.5.
 
 As its module `LinearCrossEntropy` does, shapes that the chunked kernel takes go there (N, V and D multiples of 8, no
-bias, a reduction); on Hopper in bf16 it chooses the scaled exponentials by itself. Others go through torch's linear
-and quack's cross-entropy over full logits.
+bias, a reduction, 16 bits: its products take no fp32 on Hopper); in bf16 there it chooses the scaled exponentials by
+itself where V is a multiple of 128. Others go through torch's linear and quack's cross-entropy over full logits.
+
+It must lie in a folder named site-packages, as it does when installed: where it meets CuTe's functions elsewhere, it
+fails to import.
 """
 
 from __future__ import annotations
@@ -34,9 +37,15 @@ def module(
     from quack.linear_cross_entropy import chunked_linear_cross_entropy, linear_cross_entropy_func
 
     (v, d), n = linear_weight.shape, len(target)
-    if linear_bias is None and reduction != "none" and n % 8 == v % 8 == d % 8 == 0:
+    if linear_bias is None and reduction != "none" and input.element_size() == 2 and n % 8 == v % 8 == d % 8 == 0:
         return chunked_linear_cross_entropy(
-            input, linear_weight, target, chunk_size=CHUNK, ignore_index=ignore_index, reduction=reduction
+            input,
+            linear_weight,
+            target,
+            chunk_size=CHUNK,
+            ignore_index=ignore_index,
+            reduction=reduction,
+            tuned=False,  # else dozens of tilings are compiled and timed for every shape
         )
     if v * input.element_size() % 16:
         raise Unsupported("quack's gradient takes rows of logits that are multiples of 16 bytes")

@@ -141,6 +141,14 @@ MUTANTS = (
         "0.0",
     ),
     Mutant(
+        "the running maximum is at most 60",
+        "a_target_far_below_the_maximum_is_within_budget",
+        "cce-exact",
+        "logsumexp:fold_tile",
+        "top = tl.maximum(m, tl.max(z, 1))",
+        "top = tl.minimum(tl.maximum(m, tl.max(z, 1)), 60.0)",
+    ),
+    Mutant(
         "the exponentials are summed without the maximum",
         "finite_problems_have_finite_answers",
         "cce-exact",
