@@ -69,10 +69,10 @@ class Forward(Memo):
             s = s + total[:, k : k + 1] * a.exp(top[:, k : k + 1] - shift)
         return m, a.log(s)
 
-    @staged("join_splits")
+    @staged("token_loss")
     def lse(self, modes: Modes, a: Arithmetic) -> Tensor:
-        """Their sum, which is rounded with them."""
-        m, log_s = self.joined(modes)
+        """Their sum, which is rounded where the loss is."""
+        m, log_s = (x.to(a.dtype) for x in self.joined(modes))
         return torch.where(self.rows.valid, m + log_s, 0.0)
 
     def _pair(self, modes: Modes) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ccelab.kernels import Tiles
+from ccelab.kernels import Tiles, emulation
 
 from .arithmetic import divide
 
@@ -88,15 +88,15 @@ def _padded(x: Tensor, tiles: Tiles) -> Tensor:
 
 
 class _Interpreter(Machine):
-    """numpy's operations on tiles of the interpreter's shapes and layouts: the same BLAS calls, the same pairwise sums.
+    """numpy's operations on tiles of the interpreter's shapes: the same products, the same pairwise sums.
 
-    `kernels/emulation.py` and triton/runtime/interpreter.py have what is repeated here: a product is
-    ``np.matmul(a, b) + acc`` of fp32 copies, a sum `np.sum`, a maximum over a dimension `np.nanmax`.
+    `kernels/emulation.py` and triton/runtime/interpreter.py have what is repeated here: products are the former's, a
+    sum is `np.sum`, a maximum over a dimension `np.nanmax`.
     """
 
     def dot(self, a: Tensor, b: Tensor, acc: Tensor | None, storage: torch.dtype) -> Tensor:
+        product = emulation.product(a.numpy(), b.numpy(), split=storage == torch.float32)
         with np.errstate(all="ignore"):
-            product = np.matmul(a.numpy(), b.numpy(), dtype=np.float32)
             product += np.float32(0.0) if acc is None else acc.numpy()
         return torch.from_numpy(product)
 
