@@ -43,7 +43,8 @@ def round_to(x: Any, dtype: Any) -> Any:
 def dot(a: Any, b: Any, acc: Any) -> Any:
     """As rounding.dot."""
     operands = (upcast(x).handle.data for x in (a, b))
-    return _tensor(acc.handle.data + product(*operands, split=a.dtype == tl.float32), tl.float32)
+    with np.errstate(invalid="ignore"):
+        return _tensor(acc.handle.data + product(*operands, split=a.dtype == tl.float32), tl.float32)
 
 
 def product(a: Array, b: Array, *, split: bool) -> Array:

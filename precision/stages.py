@@ -275,6 +275,15 @@ def add_increment(
     return U * total
 
 
+@_stage(lambda variant, problem: problem.bias is not None)
+def sum_bias(size: Tensor, rows: int, block_n: int) -> Tensor:
+    """dbias: residuals are summed over the rows of a tile and over the tiles, in fp32.
+
+    (n,), from the (n,) sums of their largest sizes.
+    """
+    return (block_n + -(-rows // block_n)) * U * size + 2 * rows * FP32_TINY
+
+
 @_stage()
 def cast_output(scheme: str, total: Tensor, fmt: Format) -> Tensor:
     """Output: the fp32 sum is rounded to the storage dtype, or the companion of the sum is dropped.
@@ -284,12 +293,3 @@ def cast_output(scheme: str, total: Tensor, fmt: Format) -> Tensor:
     if scheme == "storage" or (scheme == "fp32" and fmt.is_fp32):
         return torch.full_like(total, fmt.tiny)
     return fmt.u * total + fmt.tiny
-
-
-@_stage(lambda variant, problem: problem.bias is not None)
-def sum_bias(size: Tensor, rows: int, block_n: int) -> Tensor:
-    """dbias: residuals are summed over the rows of a tile and over the tiles, in fp32.
-
-    (n,), from the (n,) sums of their largest sizes.
-    """
-    return (block_n + -(-rows // block_n)) * U * size + 2 * rows * FP32_TINY

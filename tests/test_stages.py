@@ -12,6 +12,7 @@ import ccelab.kernels.function
 import ccelab.kernels.launch  # noqa: F401 - all kernels, and with them all stages
 from ccelab.kernels import PRESETS, Variant, backend
 from ccelab.precision.budget import budget
+from ccelab.precision.emulation import ORDER
 from ccelab.precision.stages import STAGES, applying
 from ccelab.properties.cases import Case, draw, peaked
 from ccelab.reference import Problem
@@ -21,6 +22,7 @@ OPTIONS: dict[str, Any] = {"bias": torch.bfloat16, "lse": True, "softcap": 5.0}
 
 def test_stages_are_the_helpers_that_kernels_mark() -> None:
     assert set(STAGES) == set(backend.STAGES)
+    assert tuple(STAGES) == ORDER
 
 
 def test_every_stage_says_what_is_done_and_of_what_shape_its_bound_is() -> None:
