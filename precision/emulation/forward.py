@@ -94,7 +94,7 @@ class Forward(Memo):
         parts = torch.zeros((len(e), block), dtype=a.dtype, device=e.device)
         for start in range(0, e.shape[1], block):
             parts = parts + e[:, start : start + block] * c[:, start : start + block]
-        return a.sum_columns(parts, self.tiles.block_n)[:, None]
+        return a.sum_lanes(parts)[:, None]
 
     def _indexed_cap(self, modes: Modes) -> Tensor:
         c = self.setup.columns(self.rows.target[:, 0])
