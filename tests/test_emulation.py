@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from ccelab.kernels import PRESETS, Schedule, Tiles, Variant
+from ccelab.kernels import PRESETS, Schedule, Tiles, Variant, backend
+from ccelab.kernels.probe import own_function
 from ccelab.precision.call import run
 from ccelab.precision.emulation import (
     HOPPER,
@@ -27,7 +28,8 @@ from ccelab.precision.emulation import (
 )
 from ccelab.precision.emulation import gradients as gradient_stages
 from ccelab.precision.emulation.emulation import Emulation
-from ccelab.properties.cases import DTYPES, SMALL, Case, draw, peaked
+from ccelab.precision.stages import STAGES
+from ccelab.properties.cases import DEVICE, DTYPES, SMALL, Case, draw, peaked
 from ccelab.reference import Problem, Solution, double
 
 OUTPUTS = ("loss", "reduced", "lse", "d_embeddings", "d_classifier", "d_bias")
@@ -197,6 +199,28 @@ def test_unknown_names_and_what_kernels_do_not_have_are_refused() -> None:
         Emulation(replace(problem, smoothing=0.1), flags, SMALL, HOPPER)
     with pytest.raises(ValueError, match="fp_fusion"):
         Emulation(problem, flags, replace(SMALL, fp_fusion=True), HOPPER)
+
+
+def test_there_is_a_mode_for_every_stage_of_the_kernels() -> None:
+    assert set(ORDER) == set(backend.STAGES)
+    assert tuple(STAGES) == ORDER
+
+
+def test_the_probes_are_the_functions_of_the_machine_at_hand() -> None:
+    x = torch.linspace(-20, 0, 3001).to(DEVICE)
+    if INTERPRETED:
+        assert torch.equal(own_function("exp2", x), INTERPRETER.exp2(x))
+        assert torch.equal(own_function("log", -x), INTERPRETER.log(-x))
+    for name, found, want in (
+        ("exp2", HOPPER.exp2(x), torch.exp2(x.double())),
+        ("log", HOPPER.log(-x[:-1]), torch.log(-x[:-1].double())),
+    ):
+        own = own_function(name, x if name == "exp2" else -x[:-1])
+        size = want.abs().clamp(min=2.0**-100) * 2.0**-22
+        assert bool(((own.double() - want).abs() <= size).all()), name
+        assert bool(((found.double() - want).abs() <= size).all()), name
+    with pytest.raises(ValueError, match="no function 'sin'"):
+        own_function("sin", x)
 
 
 def test_modes_from_mappings_and_functions() -> None:

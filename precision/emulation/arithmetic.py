@@ -25,6 +25,9 @@ class Arithmetic(Protocol):
     def sum_columns(self, x: Tensor, rows: int) -> Tensor:
         """The sum over the last dimension of a tile that has `rows` rows."""
 
+    def sum_lanes(self, x: Tensor) -> Tensor:
+        """The sum over the last dimension of what was loaded and multiplied without a tensor core."""
+
     def sum_rows(self, x: Tensor) -> Tensor:
         """The sum over the last dimension but one of a tile."""
 
@@ -47,6 +50,9 @@ class Float64:
         return x.amax(-1)
 
     def sum_columns(self, x: Tensor, rows: int) -> Tensor:
+        return x.sum(-1)
+
+    def sum_lanes(self, x: Tensor) -> Tensor:
         return x.sum(-1)
 
     def sum_rows(self, x: Tensor) -> Tensor:

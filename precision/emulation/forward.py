@@ -69,10 +69,10 @@ class Forward(Memo):
             s = s + total[:, k : k + 1] * a.exp(top[:, k : k + 1] - shift)
         return m, a.log(s)
 
-    @staged("join_splits")
+    @staged("token_loss")
     def lse(self, modes: Modes, a: Arithmetic) -> Tensor:
-        """Their sum, which is rounded with them."""
-        m, log_s = self.joined(modes)
+        """Their sum, which is rounded where the loss is."""
+        m, log_s = (x.to(a.dtype) for x in self.joined(modes))
         return torch.where(self.rows.valid, m + log_s, 0.0)
 
     def _pair(self, modes: Modes) -> tuple[Tensor, Tensor]:
@@ -94,7 +94,7 @@ class Forward(Memo):
         parts = torch.zeros((len(e), block), dtype=a.dtype, device=e.device)
         for start in range(0, e.shape[1], block):
             parts = parts + e[:, start : start + block] * c[:, start : start + block]
-        return a.sum_columns(parts, self.tiles.block_n)[:, None]
+        return a.sum_lanes(parts)[:, None]
 
     def _indexed_cap(self, modes: Modes) -> Tensor:
         c = self.setup.columns(self.rows.target[:, 0])

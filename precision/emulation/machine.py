@@ -43,6 +43,9 @@ class Machine:
     def sum_columns(self, x: Tensor, rows: int) -> Tensor:
         raise NotImplementedError
 
+    def sum_lanes(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
     def sum_rows(self, x: Tensor) -> Tensor:
         raise NotImplementedError
 
@@ -110,6 +113,9 @@ class _Interpreter(Machine):
         return _numpy(np.nanmax, x, axis=-1)
 
     def sum_columns(self, x: Tensor, rows: int) -> Tensor:
+        return _numpy(np.sum, x, axis=-1)
+
+    def sum_lanes(self, x: Tensor) -> Tensor:
         return _numpy(np.sum, x, axis=-1)
 
     def sum_rows(self, x: Tensor) -> Tensor:

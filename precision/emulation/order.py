@@ -34,7 +34,7 @@ ORDER: tuple[str, ...] = tuple(NEEDS)
 OF_OUTPUT: dict[str, tuple[str, tuple[str, ...]]] = {
     "loss": ("token_loss", ()),
     "reduced": ("reduce_losses", ()),
-    "lse": ("join_splits", ()),
+    "lse": ("token_loss", ("indexed_dot",)),
     "d_embeddings": ("cast_output", ("sum_bias",)),
     "d_classifier": ("cast_output", ("sum_bias",)),
     "d_bias": (

@@ -2,8 +2,7 @@
 
 That order and the logarithm were read from what Triton 3.6.0 compiles for sm_90. Exact exponentials, rounded once,
 stand for ex2.approx, whose digits no source gives; it is within 2 ulp of them. fp32 operands, which no tensor core
-multiplies here, go through torch's fp32 product: same precision, another order. Algorithm 1's sum over lanes is
-taken in another order, too.
+multiplies here, go through torch's fp32 product: same precision, another order.
 """
 
 from __future__ import annotations
@@ -53,15 +52,12 @@ class GpuMachine(Machine):
         across = max(1, 16 * self.warps // rows)
         across = across if x.shape[-1] % (8 * across) == 0 else 1
         own = x.unflatten(-1, (across, -1, 4, 2)).transpose(-3, -2).flatten(-2)
-        total = own[..., 0]
-        for column in range(1, own.shape[-1]):
-            total = total + own[..., column]
-        total = total[..., :2] + total[..., 2:]
-        total = total[..., 0] + total[..., 1]
-        warp: Tensor = total[..., 0]
-        for other in range(1, across):
-            warp = warp + total[..., other]
-        return warp
+        return _halves(_halves(_left_to_right(own), -1), -1)
+
+    def sum_lanes(self, x: Tensor) -> Tensor:
+        """Eight neighbouring columns belong to one thread, as for rows that can be loaded 16 bytes at a time. Where
+        they cannot (D is no multiple of 8), the GPU's order is another."""
+        return x.sum(-1) if x.shape[-1] % 8 else _halves(_left_to_right(x.unflatten(-1, (-1, 8))), -1)
 
     def sum_rows(self, x: Tensor) -> Tensor:
         """A thread holds rows r and r + 8 of its warp's 16; then threads exchange, the farthest first, and warps."""
@@ -70,6 +66,14 @@ class GpuMachine(Machine):
             return x.sum(-2)
         own = x.unflatten(-2, (-1, 2, 8))
         return _halves(_halves((own[..., 0, :, :] + own[..., 1, :, :]), -2), -2)
+
+
+def _left_to_right(x: Tensor) -> Tensor:
+    """The sum over the last dimension, one after the other."""
+    total: Tensor = x[..., 0]
+    for column in range(1, x.shape[-1]):
+        total = total + x[..., column]
+    return total
 
 
 def _halves(x: Tensor, dim: int) -> Tensor:
