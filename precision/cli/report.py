@@ -96,7 +96,7 @@ def report(
     except (ValueError, TypeError, OSError, ModuleNotFoundError, RuntimeError) as error:
         options.fail(str(error))
     show(made, console)
-    console.print(f"written: {path} and {page}", highlight=False, soft_wrap=True)
+    console.print(f"written: {path} and {page}", highlight=False)
     if not all(result.within_budget for result in made.results):
         raise typer.Exit(1)
 
