@@ -25,7 +25,7 @@ def filtering(path: Path, device: str) -> None:
     settings = Settings(
         head="planted:gemma-alpaca", variants=variants, tokens=256, vocabulary=8192, hidden=64, device=device
     )
-    sweep(settings, [Axis.parse("eps=2^-8:2^-18")], path, progress=_say)
+    sweep(settings, [Axis.parse("eps=2^-8:2^-15")], path, progress=_say)
 
 
 def tiles(path: Path, device: str) -> None:

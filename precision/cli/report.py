@@ -43,7 +43,6 @@ def report(
     from ccelab.kernels import PRESETS, Variant, every
     from ccelab.reference import heads
 
-    from ..html import write_page
     from ..laboratory import build_report
     from ..view import show
 
@@ -94,6 +93,8 @@ def report(
             )
             written = [path]
             if html:
+                from ..html import write_page
+
                 bar.update(task, description="drawing the page")
                 written.append(path.with_suffix(".html"))
                 write_page(made, written[-1])
@@ -103,7 +104,7 @@ def report(
     except (ValueError, TypeError, OSError, ModuleNotFoundError, RuntimeError) as error:
         options.fail(str(error))
     show(made, console)
-    console.print(f"written: {' and '.join(map(str, written))}", highlight=False, soft_wrap=True)
+    console.print(f"written: {' and '.join(map(str, written))}", highlight=False)
     if not all(result.within_budget for result in made.results):
         raise typer.Exit(1)
 
