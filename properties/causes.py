@@ -298,7 +298,7 @@ CAUSES = (
     Cause(
         title="Small gradients underflow in fp16: 1/N and the upstream gradient come before the cast",
         subjects=APPLE,
-        laws=("small_upstream_gradients_survive_fp16", "one_column"),
+        laws=("small_upstream_gradients_survive_fp16", "one_column", "more_than_two_tiles_everywhere"),
         when=lambda version, example: before_25_9(version, example) and half(version, example),
         text="The logits' gradient is multiplied by 1/N and by the upstream gradient, then cast to fp16, whose "
         "smallest normal number is 6.1e-5. That cast alone, in an otherwise exact computation, gives the same bits in "
@@ -324,6 +324,15 @@ CAUSES = (
         text="A tile is skipped when abs(softmax - onehot) is below eps everywhere. The gradient of the lse is not "
         "softmax - onehot but softmax: where the model is sure and right it is largest, and the tile is dropped with "
         "it. The kernel returns before it adds to dbias, too.",
+        source="cut_cross_entropy/cce_backward.py, _cce_backward_kernel",
+    ),
+    Cause(
+        title="The bias gradient is filtered with its tile",
+        subjects=FILTERED,
+        laws=("a_loss_is_not_negative", "confident_tokens_lose_nothing"),
+        when=biased,
+        text="The kernel returns from a negligible tile before it adds to dbias. Of a confident token nothing is left: "
+        "dbias is 0 where it should be the probability of every other class. dbias costs one sum of a tile that is there.",
         source="cut_cross_entropy/cce_backward.py, _cce_backward_kernel",
     ),
     Cause(

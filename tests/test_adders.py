@@ -36,7 +36,8 @@ def toward_zero(x: Fraction, unit: Fraction) -> Fraction:
 def step(a: list[Fraction], b: list[Fraction], acc: Fraction, bits: int, dtype: torch.dtype) -> Fraction:
     addends = [(acc, exponent(acc, torch.float32))]
     addends += [(x * y, exponent(x, dtype) + exponent(y, dtype)) for x, y in zip(a, b, strict=True)]
-    unit = Fraction(2) ** (max(e for _, e in addends) - bits)
+    addends = [(x, e) for x, e in addends if x]  # a zero has no exponent
+    unit = Fraction(2) ** (max((e for _, e in addends), default=0) - bits)
     total = sum((toward_zero(x, unit) for x, _ in addends), Fraction(0))
     return toward_zero(total, Fraction(2) ** (exponent(total, torch.float32) - 23))
 
