@@ -7,6 +7,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+from .plot_stages import draw
 from .report import Report, Result
 
 BASELINES = Path(__file__).parent / "baselines"
@@ -14,6 +15,9 @@ SHOWN = {
     "gemma-alpaca-bfloat16": "On a drawn head with the statistics of a real one, at the paper's shape",
     "smollm2-bfloat16": "On a real head, that of SmolLM2-135M on English text",
 }
+STAGES = "smollm2-stages-bfloat16"
+ROOT = Path(__file__).resolve().parent.parent
+PICTURE = BASELINES.resolve() / "error-by-stage.svg"
 END = "<!-- end -->"
 
 
@@ -29,7 +33,7 @@ def renew(text: str) -> str:
         ValueError: a mark is missing.
     """
     sections = {name: _section(title, Report.read(BASELINES / f"{name}.json")) for name, title in SHOWN.items()}
-    for name, section in {**sections, "laws-bfloat16": _laws()}.items():
+    for name, section in {**sections, "laws-bfloat16": _laws(), STAGES: _stages()}.items():
         before, mark, rest = text.partition(begin(name))
         _, end, after = rest.partition(END)
         if not mark or not end:
@@ -62,6 +66,21 @@ def _laws() -> str:
     if not run["complete"]:
         text += " It was stopped before its end."
     return textwrap.fill(text, 120)
+
+
+def _stages() -> str:
+    """Where errors come from, in a sentence and a picture."""
+    report = Report.read(BASELINES / f"{STAGES}.json")
+    tables = [table for result in report.results for table in result.stages.values()]
+    explained = min(table.explained for table in tables if table.explained is not None)
+    cce = next(result for result in report.results if result.variant == "cce")
+    share = next(row.share or 0.0 for row in cce.stages["d_embeddings"].rows if row.stage == "add_increment")
+    text = (
+        f"Why they are off: {100 * share:.0f} % of the squared error of dE in `cce` come from adding up in bf16. The "
+        f"kernels were emulated stage by stage; on the real head the emulation explains at least "
+        f"{100 * explained:.2f} % of the error of every output of every variant."
+    )
+    return f"{textwrap.fill(text, 120)}\n\n![Share of each stage in the error of dE]({PICTURE.relative_to(ROOT)})"
 
 
 def _summary(report: Report) -> str:
@@ -107,3 +126,4 @@ def _row(result: Result, report: Report) -> str:
 if __name__ == "__main__":
     readme = Path(sys.argv[1])
     readme.write_text(renew(readme.read_text()))
+    PICTURE.write_text(draw(Report.read(BASELINES / f"{STAGES}.json")))

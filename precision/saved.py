@@ -6,16 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .adder_check import AdderCheck
 from .adder_study import AdderStudy
 from .exhaustive import ExhaustiveTable
 from .files import load_object
 from .report import Report
 from .sweep import Sweep
 
-KINDS: dict[str, type[Sweep] | type[ExhaustiveTable] | type[AdderStudy]] = {
+Study = Sweep | ExhaustiveTable | AdderStudy | AdderCheck
+KINDS: dict[str, type[Sweep] | type[ExhaustiveTable] | type[AdderStudy] | type[AdderCheck]] = {
     "sweep": Sweep,
     "exhaustive": ExhaustiveTable,
     "adders": AdderStudy,
+    "adder check": AdderCheck,
 }
 
 
@@ -26,7 +29,7 @@ class LawReport:
     content: dict[str, Any]
 
 
-def read_saved(path: Path) -> Report | Sweep | ExhaustiveTable | AdderStudy | LawReport:
+def read_saved(path: Path) -> Report | Study | LawReport:
     """What `path` holds.
 
     Raises:

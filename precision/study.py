@@ -52,6 +52,27 @@ def adders(path: Path, device: str) -> None:
     write_json(adder_study(models.dot, list(models.ADDERS)), path)
 
 
+def adder(path: Path, device: str) -> None:
+    """Whether this GPU adds as the model of its adder does."""
+    import torch
+
+    from .adder_check import adder_check
+
+    write_json(adder_check(torch.device(device), progress=_say), path)
+
+
+def real_filtering(path: Path, device: str) -> None:
+    """What eps costs Kahan's sums on the real head, which must be in the cache (or made, with transformers)."""
+    settings = Settings(head="real", variants=("cce-kahan",), tokens=2048, device=device)
+    sweep(settings, [Axis.parse("eps=2^-8:2^-18")], path, progress=_say)
+
+
+def extremes(path: Path, device: str) -> None:
+    """A flat and a peaked head."""
+    settings = Settings(head="gaussian", variants=("cce", "cce-kahan", "cce-exact"), tokens=1024, device=device)
+    sweep(settings, [Axis.parse("scale=0.125,8")], path, progress=_say)
+
+
 def every_input(path: Path, device: str) -> None:
     """The elementwise pieces on all numbers of bf16, on this device."""
     import torch
@@ -69,6 +90,8 @@ def studies(device: str) -> dict[str, Callable[[], None]]:
         "adders": adders,
         f"exhaustive-{device}": every_input,
     }
+    if device == "cuda":
+        made |= {"adder-cuda": adder, "filtering-h100": real_filtering, "extremes-h100": extremes}
     return {name: partial(make, STUDIES / f"{name}.json", device) for name, make in made.items()}
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
+from .adder_check import AdderCheck
 from .adder_study import AdderStudy
 from .exhaustive import ExhaustiveTable
 from .table import table
@@ -24,6 +25,16 @@ def show_adders(study: AdderStudy, console: Console) -> None:
     rows = table("Error of a dot product, in u sum |terms|", "machine", "terms", "D", "bias", "rms", "largest", left=2)
     for p in study.points:
         rows.add_row(p.machine, p.terms, str(p.length), f"{p.bias:+.2f}", f"{p.rms:.2f}", f"{p.largest:.2f}")
+    console.print(rows)
+
+
+def show_adder_check(check: AdderCheck, console: Console) -> None:
+    tiles = list(check.rows[0].unlike_model) if check.rows else []
+    columns = ("operands", "kind", "D", "dots", *(f"unlike, {tile}" for tile in tiles), "not nearest")
+    rows = table(f"Dots that differ from the adder's model: {check.provenance.device}", *columns, left=2)
+    for r in check.rows:
+        unlike = (str(count) for count in r.unlike_model.values())
+        rows.add_row(r.dtype, r.kind, str(r.length), str(r.dots), *unlike, str(r.unlike_nearest))
     console.print(rows)
 
 

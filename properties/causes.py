@@ -332,7 +332,8 @@ CAUSES = (
         laws=("a_loss_is_not_negative", "confident_tokens_lose_nothing"),
         when=biased,
         text="The kernel returns from a negligible tile before it adds to dbias. Of a confident token nothing is left: "
-        "dbias is 0 where it should be the probability of every other class. dbias costs one sum of a tile that is there.",
+        "dbias is 0 where it should be the probability of every other class, though the tile's sum would cost next to "
+        "nothing.",
         source="cut_cross_entropy/cce_backward.py, _cce_backward_kernel",
     ),
     Cause(

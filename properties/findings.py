@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ccelab.precision import report
+from ccelab.precision.lessons import lessons
 
 from . import catalogue
 from .causes import CAUSES, PEERS, Cause
@@ -24,8 +25,16 @@ from .predictions import OURS, PREDICTED, Prediction
 
 FOLDER = Path(report.__file__).parent / "findings"
 UNKNOWN = "cause unknown"
+HEAD = """\
+# Findings
+
+What the committed reports say: first of Cut Cross-Entropy and its variants, then of the laws that other
+implementations break. Written by `make readme`.
+
+## What was learned
+"""
 INTRO = """\
-# Laws that other implementations break
+## Laws that other implementations break
 
 Written by `python -m ccelab.properties.findings precision/FINDINGS.md` from the law reports in `precision/findings`.
 A report comes from `pytest --pyargs ccelab.properties --subject S --dtype T --law-report R.json` and
@@ -121,8 +130,10 @@ def page(folder: Path = FOLDER) -> str:
     reports = evidence(folder)
     found = findings(reports)
     blocks = [
+        HEAD.rstrip(),
+        lessons(),
         INTRO.rstrip(),
-        "## Summary",
+        "### Summary",
         _summary(reports),
         "## Confirmed on hardware",
         *(list(_sections(found, on_hardware=True)) or ["Nothing yet."]),

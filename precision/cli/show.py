@@ -17,6 +17,7 @@ def show(
 ) -> None:
     """Print a saved report, sweep, study or law report."""
     from .. import study_view, sweep_view, view
+    from ..adder_check import AdderCheck
     from ..adder_study import AdderStudy
     from ..html import write_page
     from ..report import Report
@@ -34,6 +35,8 @@ def show(
             sweep_view.show(found, console)
         elif isinstance(found, AdderStudy):
             study_view.show_adders(found, console)
+        elif isinstance(found, AdderCheck):
+            study_view.show_adder_check(found, console)
         else:
             study_view.show_exhaustive(found, console)
         if not html:

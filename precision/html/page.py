@@ -6,11 +6,12 @@ from pathlib import Path
 
 import jinja2
 
-from ..adder_study import AdderStudy
+from ..adder_check import AdderCheck
 from ..exhaustive import ExhaustiveTable
 from ..files import write_text
 from ..provenance import Provenance
 from ..report import Report
+from ..saved import Study
 from ..sweep import Sweep
 from . import studies
 from .condition import condition
@@ -26,7 +27,7 @@ from .waterfall import waterfall
 from .worst import worst
 
 HERE = Path(__file__).parent
-Shown = Report | Sweep | ExhaustiveTable | AdderStudy
+Shown = Report | Study
 
 
 def write_page(shown: Shown, path: Path) -> None:
@@ -73,6 +74,9 @@ def _contents(shown: Shown) -> tuple[str, str, list[Section], list[str]]:
         figure = Figure(title=shown.provenance.device, tables=[studies.exhaustive_rows(shown)], open_tables=True)
         only = Section(slug="exhaustive", title="Every input", intro="", figures=[figure])
         return "Every input", shown.provenance.device, [only], []
+    if isinstance(shown, AdderCheck):
+        check = Section(slug="adder", title="The adder", intro="", figures=[studies.adder_figure(shown)])
+        return "The adder's model", shown.provenance.device, [check], []
     return "Adders", "models of tensor cores", [studies.adders_of(shown)], []
 
 
@@ -85,6 +89,7 @@ def sections(report: Report) -> list[Section]:
         heat(report),
         condition(report),
         filter_page(report),
+        studies.extremes(),
         studies.tiles(),
         studies.adders(),
         pareto(report),

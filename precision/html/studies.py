@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
+from ..adder_check import AdderCheck
 from ..adder_study import AdderStudy
 from ..exhaustive import ExhaustiveTable
 from ..study import STUDIES
@@ -66,11 +68,13 @@ def _guides(axes: Axes) -> None:
     axes.set_ylim(bottom, top)
 
 
-def filtering(path: Path = STUDIES / "filtering.json") -> list[Figure]:
-    """What eps buys and costs."""
-    if not path.exists():
-        return [_not_made("filtering")]
-    found = Sweep.read(path)
+def filtering(folder: Path = STUDIES) -> list[Figure]:
+    """What eps buys and costs, from every study of that."""
+    found = [Sweep.read(path) for path in sorted(folder.glob("filtering*.json"))]
+    return [figure for study in found for figure in _filtering(study)] or [_not_made("filtering")]
+
+
+def _filtering(found: Sweep) -> list[Figure]:
     eps = Figure(
         title="What the threshold buys and costs",
         how="To the right the threshold is larger and more tiles are skipped. 2⁻¹² is the paper's, and the default in "
@@ -113,13 +117,60 @@ def _dead_by_rank(found: Sweep) -> Figure:
     )
 
 
-def adders(path: Path = STUDIES / "adders.json") -> Section:
-    """Error of a dot product against D on each model of an adder."""
-    return adders_of(AdderStudy.read(path) if path.exists() else None)
+def extremes(path: Path = STUDIES / "extremes-h100.json") -> Section:
+    """A head whose softmax is flat, and one that is nearly sure of each word."""
+    figure = _not_made("extremes")
+    if path.exists():
+        found = Sweep.read(path)
+        figure = Figure(
+            title="Flat and peaked",
+            how="Scale is what the logits of a Gaussian head are multiplied by: at 2^-3 nearly every word is as likely "
+            "as any other, at 8 a few words hold everything. Flat rows are the hardest for sums in storage precision, "
+            f"peaked ones for the filter. Measured on {where(found)}.",
+            tables=[table_of(found)],
+            open_tables=True,
+        )
+    intro = "Real heads lie between two extremes, in which filter and sums behave very differently."
+    return Section(slug="extremes", title="Flat and peaked", intro=intro, figures=[figure])
+
+
+def adders(folder: Path = STUDIES) -> Section:
+    """Error of a dot product against D on each model of an adder, and whether a GPU adds as its model does."""
+    path, checks = folder / "adders.json", sorted(folder.glob("adder-*.json"))
+    section = adders_of(AdderStudy.read(path) if path.exists() else None)
+    return replace(section, figures=[*section.figures, *(adder_figure(AdderCheck.read(check)) for check in checks)])
+
+
+def adder_figure(check: AdderCheck) -> Figure:
+    """Dots that a GPU computed otherwise than the model, by kind of operands."""
+    kinds = list(dict.fromkeys((row.dtype, row.kind) for row in check.rows))
+    rows = []
+    for dtype, kind in kinds:
+        of_kind = [row for row in check.rows if (row.dtype, row.kind) == (dtype, kind)]
+        dots = sum(row.dots for row in of_kind)
+        unlike = (sum(row.unlike_model[tile] for row in of_kind) for tile in of_kind[0].unlike_model)
+        nearest = sum(row.unlike_nearest for row in of_kind)
+        rows.append([dtype, kind, f"{dots:,}", *(f"{count:,}" for count in unlike), f"{100 * nearest / dots:.1f} %"])
+    tiles = list(check.rows[0].unlike_model)
+    return Figure(
+        title=f"The model against the GPU: {check.provenance.device}",
+        how="Dot products of the kernels, compared bit for bit with the model of the adder, for D of "
+        f"{', '.join(str(d) for d in dict.fromkeys(row.length for row in check.rows))}. The last column says how many "
+        "are not the correctly rounded sum: what the model has to explain.",
+        tables=[
+            Table(
+                title="Dots that differ from the model",
+                columns=("operands", "kind", "dots", *(f"{tile} tile" for tile in tiles), "not rounded to nearest"),
+                rows=rows,
+                words=frozenset({0, 1}),
+            )
+        ],
+        open_tables=True,
+    )
 
 
 def adders_of(study: AdderStudy | None) -> Section:
-    """As `adders`, of a study at hand."""
+    """The section of a study at hand."""
     intro = "Logits are dot products of length D on the tensor core, whose adder does not round to nearest."
     figure = _not_made("adders") if study is None else _adder_figure(study)
     return Section(slug="adders", title="Length of the dot product", intro=intro, figures=[figure])

@@ -19,7 +19,7 @@ LEGEND = [Series("allowed by the budget", 0), Series("measured", 1)]
 def waterfall(report: Report) -> Section:
     intro = (
         "Every place where a kernel rounds or drops something is a stage with a name. Its budget is what it may cost; "
-        "the attribution runs the computation with that stage alone in the kernel's arithmetic and all else exact."
+        "the attribution emulates the kernel with stages switched on one after the other, in the order of execution."
     )
     figures = [_figure(report, result) for result in report.results]
     if not any(result.stages for result in report.results):

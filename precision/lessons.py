@@ -1,0 +1,199 @@
+"""What the committed reports say in plain words: the first part of FINDINGS.md. Every number is read from them."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+from .adder_check import AdderCheck
+from .report import Report, Result
+from .sweep import Sweep
+
+HERE = Path(__file__).parent
+PAPER, REAL, STAGES = (
+    HERE / "baselines" / f"{name}.json"
+    for name in ("gemma-alpaca-bfloat16", "smollm2-bfloat16", "smollm2-stages-bfloat16")
+)
+E, C = "d_embeddings", "d_classifier"
+
+
+def lessons() -> str:
+    """Markdown."""
+    paper, real, staged = (Report.read(path) for path in (PAPER, REAL, STAGES))
+    eps = Sweep.read(HERE / "studies" / "filtering-h100.json")
+    extremes = Sweep.read(HERE / "studies" / "extremes-h100.json")
+    adder = AdderCheck.read(HERE / "studies" / "adder-cuda.json")
+    blocks = [
+        _intro(paper, real),
+        *_heading("Where the error comes from", _stages(staged)),
+        *_heading("What the filter costs", [*_filter(paper, real), *_threshold(eps), *_dead(staged)]),
+        *_heading("What the sums cost", [*_sums(paper, real), *_extremes(extremes)]),
+        *_heading("What the loss owes to the tensor core", [*_loss(paper, staged), *_adder(adder)]),
+        *_heading("Which variant to take", _advice(paper, real)),
+        *_heading("What the paper claims", _claims(paper, real, staged)),
+    ]
+    return "\n\n".join(blocks)
+
+
+def _heading(title: str, items: Iterator[str] | list[str]) -> Iterator[str]:
+    yield f"### {title}"
+    for item in items:
+        yield _filled(item)
+
+
+def _filled(text: str) -> str:
+    return textwrap.fill(text, 120, break_on_hyphens=False)
+
+
+def floors(report: Report, result: Result, output: str) -> str:
+    """Error over that of two roundings."""
+    return f"{result.outputs[output].normwise / report.floors[output].two_roundings:.2f}"
+
+
+def by_name(report: Report, name: str) -> Result:
+    return next(result for result in report.results if result.variant == name)
+
+
+def _both(paper: Report, real: Report, name: str, output: str) -> str:
+    return f"{floors(paper, by_name(paper, name), output)} and {floors(real, by_name(real, name), output)}"
+
+
+def kept(result: Result, side: str = "e") -> float:
+    """Percent of tiles."""
+    return 100 * result.tiles[f"kept_{side}"] / (result.tiles[f"kept_{side}"] + result.tiles[f"skipped_{side}"])
+
+
+def _intro(paper: Report, real: Report) -> str:
+    shapes = (
+        f"{name} (N={r.head['tokens']}, V={r.head['vocabulary']}, D={r.head['hidden']})"
+        for name, r in (("a drawn head at the paper's shape", paper), ("a real one, SmolLM2's", real))
+    )
+    return _filled(
+        f"Measured on an {paper.provenance.device} in bf16, on {' and on '.join(shapes)}; figures in pairs are of "
+        "these two. An error is given over that of two roundings, the least that bf16 allows: the residual rounded "
+        "once, the result rounded once, everything else exact."
+    )
+
+
+def _share(result: Result, output: str, stage: str) -> float:
+    return next((row.share or 0.0 for row in result.stages[output].rows if row.stage == stage), 0.0)
+
+
+def _stages(staged: Report) -> Iterator[str]:
+    explained = [t.explained for r in staged.results for t in r.stages.values() if t.explained is not None]
+    cce, exact, kahan = (by_name(staged, name) for name in ("cce", "cce-exact", "cce-kahan"))
+    yield (
+        f"An emulation of the kernels, stage by stage, explains at least {100 * min(explained):.2f} % of the squared "
+        f"error of every output of every variant on the real head. Of the error of dE in `cce`, "
+        f"{100 * _share(cce, E, 'add_increment'):.0f} % come from adding up in bf16 and "
+        f"{100 * _share(cce, E, 'is_live'):.0f} % from the filter. With Kahan's sums the filter is the largest part "
+        f"({100 * _share(kahan, E, 'is_live'):.0f} %). `cce-exact` has only its two casts left: the residual's "
+        f"({100 * _share(exact, E, 'cast_residual'):.0f} %) and the result's "
+        f"({100 * _share(exact, E, 'cast_output'):.0f} %)."
+    )
+
+
+def _filter(paper: Report, real: Report) -> Iterator[str]:
+    yield (
+        "At the paper's threshold of 2^-12 and with Kahan's sums, the filter takes dE from "
+        f"{_both(paper, real, 'cce-no-filter,accumulate=kahan', E)} to {_both(paper, real, 'cce-kahan', E)}, and dC "
+        f"from {_both(paper, real, 'cce-no-filter,accumulate=kahan', C)} to {_both(paper, real, 'cce-kahan', C)}. It "
+        f"keeps {kept(by_name(paper, 'cce')):.0f} and {kept(by_name(real, 'cce')):.0f} % of the tiles; without the "
+        f"sort {kept(by_name(paper, 'cce-no-sort')):.0f} and {kept(by_name(real, 'cce-no-sort')):.0f} %. So it is not "
+        "below bf16's own rounding where it drops much, and costs little where it drops little; sorting decides which. "
+        "With sums in bf16 none of this can be seen, since they cost more. All this is of whole tiles of 128 x 128, "
+        "the paper's granularity; finer ones are not built yet."
+    )
+
+
+def _threshold(eps: Sweep) -> Iterator[str]:
+    points = {round(1 / p.values["eps"]): p.results[0] for p in eps.points}
+    told = "; ".join(
+        f"2^-{power}: {100 * r.kept[E]:.0f} % kept, dE {r.over_floor[E]:.2f}, dC {r.over_floor[C]:.2f}"
+        for power in (8, 10, 12, 14, 16)
+        for r in [points[2**power]]
+    )
+    yield (
+        f"On {eps.settings['tokens']} tokens of the real head, Kahan's sums, by threshold: {told}. From 2^-14 on the "
+        "filter is hidden under Kahan's own error."
+    )
+
+
+def _dead(staged: Report) -> Iterator[str]:
+    result = by_name(staged, "cce")
+    dead = result.dead_rows
+    if dead is not None:
+        yield (
+            f"What the norm does not show: {dead.dead} of {staged.head['vocabulary']} rows of dC are exactly zero "
+            f"after `cce` and should not be. They hold {100 * dead.lost:.4f} % of its norm, and are all that their "
+            "words would have learned from this batch."
+        )
+
+
+def _sums(paper: Report, real: Report) -> Iterator[str]:
+    rows = {s: f"cce-no-filter,accumulate={s}" for s in ("hilo", "kahan")}
+    yield (
+        f"Nothing filtered, dE is at {_both(paper, real, 'cce-no-filter', E)} with sums in bf16, "
+        f"{_both(paper, real, rows['kahan'], E)} with Kahan's, {_both(paper, real, rows['hilo'], E)} with a pair of "
+        f"bf16 numbers that is fed fp32 increments (`hilo`), and {_both(paper, real, 'cce-exact', E)} in fp32. Kahan's "
+        "sums lose what they lose in casting the increment; `hilo` takes the same memory and is as good as fp32."
+    )
+
+
+def _extremes(extremes: Sweep) -> Iterator[str]:
+    flat, peaked = (
+        {r.variant: r for r in point.results} for point in sorted(extremes.points, key=lambda p: p.values["scale"])
+    )
+    dead = peaked["cce"].dead_rows
+    yield (
+        f"A flat softmax is the worst case of bf16 sums (dE {flat['cce'].over_floor[E]:.1f}, Kahan "
+        f"{flat['cce-kahan'].over_floor[E]:.2f}), since every tile adds a little of one sign. Where the softmax is "
+        f"peaked the same sums are nearly harmless ({peaked['cce'].over_floor[E]:.2f}), and the filter leaves "
+        f"{dead.dead if dead else 0} rows of dC at zero."
+    )
+
+
+def _loss(paper: Report, staged: Report) -> Iterator[str]:
+    first, exact = paper.results[0], by_name(staged, "cce-exact")
+    yield (
+        f"At the paper's shape the mean loss is {abs(first.mean_loss_error):.1e} from the truth and "
+        f"{abs(first.mean_loss_error_own_logits):.1e} from float64 over the kernel's own logits. Per token, "
+        f"{100 * _share(exact, 'loss', 'dot_logits'):.1f} % of the squared error are those of the logits: of the "
+        "tensor core, which truncates. Target and sum take the same logits, so that most of its bias cancels."
+    )
+
+
+def _adder(adder: AdderCheck) -> Iterator[str]:
+    usual = [row for row in adder.rows if (row.dtype, row.kind) != ("bfloat16", "subnormal")]
+    dots = sum(row.dots for row in usual)
+    yield (
+        f"The published model of its adder (16 products and the accumulator at once, 25 fractional bits, truncated) "
+        f"gives {dots:,} of {dots:,} dot products bit for bit, for D from {min(r.length for r in usual)} to "
+        f"{max(r.length for r in usual)}, in both passes' tiles. Below 2^-126 in bf16 some dots are a unit of 2^-149 "
+        "off."
+    )
+
+
+def _advice(paper: Report, real: Report) -> Iterator[str]:
+    yield (
+        "For pretraining, where rare words must learn: do not filter dC, and do not add up in bf16. "
+        f"`cce-kahan-full-c` is at {_both(paper, real, 'cce-kahan-full-c', E)} in dE and "
+        f"{_both(paper, real, 'cce-kahan-full-c', C)} in dC; `cce-no-filter,accumulate=hilo` is at the floor in both."
+    )
+    yield (
+        "For fine-tuning, where the model is sure of most tokens and rare words may stay as they are: `cce-kahan`, or "
+        "`cce-kahan,eps=2^-14`, which brings dE to Kahan's own error. `cce` itself only where an error of dE of "
+        f"{100 * by_name(paper, 'cce').outputs[E].normwise:.0f} % of its norm is small beside the noise of the batch."
+    )
+
+
+def _claims(paper: Report, real: Report, staged: Report) -> Iterator[str]:
+    yield (
+        "That a threshold of 2^-12 loses nothing that bf16 would keep: true of dC's norm, not of dE on a vocabulary of "
+        f"{paper.head['vocabulary']} ({floors(paper, by_name(paper, 'cce-kahan'), E)} floors), and not of the rows of "
+        "rare words. That Kahan's sums repair what bf16 loses: nearly "
+        f"({_both(paper, real, 'cce-no-filter,accumulate=kahan', E)}). That sorting the vocabulary empties tiles: "
+        f"{kept(by_name(real, 'cce-no-sort')):.0f} to {kept(by_name(real, 'cce')):.0f} % on the real head. That the "
+        f"loss is that of the full computation: yes, to {abs(paper.results[0].mean_loss_error):.1e}."
+    )

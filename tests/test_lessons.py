@@ -1,0 +1,61 @@
+"""What FINDINGS.md and the README say in words is so in the committed reports."""
+
+from __future__ import annotations
+
+from ccelab.precision import markdown
+from ccelab.precision.lessons import HERE, PAPER, REAL, STAGES, C, E, by_name, kept, lessons
+from ccelab.precision.plot_stages import draw
+from ccelab.precision.report import Report
+from ccelab.precision.sweep import Sweep
+
+PAIR = (Report.read(PAPER), Report.read(REAL))
+STAGED = Report.read(STAGES)
+
+
+def over_floor(report: Report, name: str, output: str = E) -> float:
+    return by_name(report, name).outputs[output].normwise / report.floors[output].two_roundings
+
+
+def test_stages_explain_what_is_said() -> None:
+    for result in STAGED.results:
+        assert set(result.stages) == {"loss", "lse", E, C}
+        for output, table in result.stages.items():
+            assert table.explained is not None
+            assert table.explained >= 0.9, (result.variant, output)  # what the emulation must reach
+            measured = [row for row in table.rows if row.measured is not None]
+            assert abs(sum(row.share or 0.0 for row in measured) - 1) < 1e-6
+            for row in measured:
+                assert row.predicted is None or (row.measured or 0.0) <= row.predicted, (result.variant, output, row)
+    kahan = {row.stage: row.share or 0.0 for row in by_name(STAGED, "cce-kahan").stages[E].rows}
+    assert max(kahan, key=lambda stage: kahan[stage]) == "is_live"
+    exact = {row.stage: row.share or 0.0 for row in by_name(STAGED, "cce-exact").stages[E].rows}
+    assert exact["cast_residual"] + exact["cast_output"] > 0.99
+
+
+def test_filter_and_sums_are_as_the_words_have_them() -> None:
+    for report in PAIR:
+        unfiltered = over_floor(report, "cce-no-filter,accumulate=kahan")
+        assert over_floor(report, "cce-kahan") > unfiltered
+        assert over_floor(report, "cce-no-filter,accumulate=hilo") < 1.02 < unfiltered < 2
+        assert over_floor(report, "cce-no-filter") > 5 * unfiltered
+        assert kept(by_name(report, "cce")) < kept(by_name(report, "cce-no-sort"))
+        assert over_floor(report, "cce-kahan-full-c", C) <= over_floor(report, "cce-kahan", C)
+    eps = Sweep.read(HERE / "studies" / "filtering-h100.json")
+    at = {p.values["eps"]: p.results[0].over_floor[E] for p in eps.points}
+    limit = at[2.0**-18]
+    assert at[2.0**-14] < 1.05 * limit < at[2.0**-12]
+    extremes = {
+        p.values["scale"]: {r.variant: r for r in p.results}
+        for p in Sweep.read(HERE / "studies" / "extremes-h100.json").points
+    }
+    assert extremes[0.125]["cce"].over_floor[E] > 5 * extremes[8.0]["cce"].over_floor[E]
+
+
+def test_the_words_are_wrapped_and_without_missing_numbers() -> None:
+    text = lessons()
+    assert max(map(len, text.splitlines())) <= 120
+    assert "nan" not in text.split()
+
+
+def test_the_picture_is_that_of_the_report() -> None:
+    assert markdown.PICTURE.read_text() == draw(STAGED)
