@@ -29,8 +29,8 @@ from ccelab.reference.heads import resolve
 
 VARIANTS = ("cce", "cce-exact", "cce-no-filter,accumulate=hilo")
 PAGES = (
-    "verdict", "stages", "survival", "heat", "condition", "filter", "tiles", "adders", "cost", "exhaustive", "worst",
-    "loss", "provenance",
+    "verdict", "stages", "survival", "heat", "condition", "filter", "extremes", "tiles", "adders", "cost",
+    "exhaustive", "worst", "loss", "provenance",
 )  # fmt: skip
 
 

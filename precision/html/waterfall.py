@@ -37,7 +37,12 @@ def _figure(report: Report, result: Result) -> Figure:
     tables = {name: table for name, table in result.stages.items() if name in GRADIENTS}
     missing = None if tables else "No stages of this variant are in the report."
     attributed = any(row.measured is not None for table in tables.values() for row in table.rows)
-    note = "" if attributed else " No dots: this report holds no attribution, so that only what is allowed is known."
+    machine = next((table.machine for table in tables.values() if table.machine), None)
+    note = (
+        f" Emulated: {machine}."
+        if attributed
+        else " No dots: this report holds no attribution, so that only what is allowed is known."
+    )
     return Figure(
         title=result.variant,
         variant=result.variant,
@@ -57,9 +62,8 @@ def _figure(report: Report, result: Result) -> Figure:
 
 
 def _title(name: str, table: StageTable) -> str:
-    machine = f", on {table.machine}" if table.machine else ""
     explained = f"; stages explain {percent(table.explained)}" if table.explained is not None else ""
-    return f"{GRADIENTS[name]}{machine}{explained}"
+    return f"{GRADIENTS[name]}{explained}"
 
 
 def _shown(table: StageTable) -> list[StageRow]:
