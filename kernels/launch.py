@@ -17,7 +17,8 @@ from .combine import Partial, combine_kernel
 from .indexed import indexed_dot_kernel
 from .logsumexp import logsumexp_kernel
 from .matrix import Matrix, Vector
-from .ordering import mean_logit_order
+from .ordering import mean_logit_order, mean_prob_order
+from .sampling import sample_rows
 from .schedule import Schedule, Tiles
 from .statistics import Statistics
 from .variant import Variant
@@ -153,11 +154,7 @@ def backward(
     want_e, want_c, want_bias = wanted
     e, c = _matrix(call.embeddings), _matrix(call.classifier)
     bias, target = vector(call.bias), vector(call.targets)
-    order = None
-    if variant.order == "mean_logit":
-        order = mean_logit_order(  # type: ignore[no-untyped-call]
-            e, c, bias, target, call.shape, call.ignore_index, call.schedule.fp_fusion
-        )
+    order = _vocabulary_order(call, row_max, log_sum)
     if stats is not None:
         stats.order = order
     eps = torch.finfo(call.embeddings.dtype).eps / 32 if variant.eps is None else variant.eps
@@ -213,6 +210,24 @@ def backward(
             stats.tiles_skipped_c = row_blocks * vocabulary_blocks - stats.tiles_kept_c
             stats.filtered_mass_c = mass.sum(0)
     return d_embeddings, d_classifier, d_bias
+
+
+def _vocabulary_order(call: Call, row_max: Tensor, log_sum: Tensor) -> Tensor | None:
+    """(V,) int64 vocabulary ids in the order of the variant; None is the natural one."""
+    e, c, bias = _matrix(call.embeddings), _matrix(call.classifier), vector(call.bias)
+    if call.variant.order == "mean_logit":
+        ids: Tensor = mean_logit_order(  # type: ignore[no-untyped-call]
+            e, c, bias, vector(call.targets), call.shape, call.ignore_index, call.schedule.fp_fusion
+        )
+    elif call.variant.order == "mean_prob":
+        tiles = call.schedule.backward
+        sample = sample_rows(call.targets, call.ignore_index)
+        ids = mean_prob_order(  # type: ignore[no-untyped-call]
+            e, c, bias, row_max, log_sum, sample, call.softcap, call.shape, tiles, options(tiles, call.schedule)
+        )
+    else:
+        return None
+    return ids
 
 
 @host_stage

@@ -1,7 +1,11 @@
 # mypy: ignore-errors
-"""Vocabulary order (paper, section 4.3 "vocabulary sorting"): descending mean logit over the rows that have a target.
+"""Vocabulary orders: by mean logit over the rows that have a target (paper, section 4.3 "vocabulary sorting"), or by
+mean probability over a sample of them. Descending, ties in the natural order.
 
-The mean of E C^T over rows is C @ mean(E): two small deterministic kernels in fp32, no atomics, whatever the tiles.
+The mean of E C^T over rows is C @ mean(E): two small deterministic kernels in fp32, no atomics, whatever the tiles. A
+mean logit says little of a mean probability, which is what the filter looks at: on SmolLM2's head 128 rows order better
+than the mean logit of all (at 2^-12 .81 of 128x256 tiles live, .85 by mean logit, .97 unsorted). The sample costs 128/N
+of a product.
 """
 
 import torch
@@ -9,9 +13,10 @@ import triton
 import triton.language as tl
 
 from .backend import kernel
+from .backward import recompute_logits
 from .logits import add_bias
 from .matrix import gather_rows
-from .rounding import upcast
+from .rounding import exp, upcast
 
 BLOCK = 64
 
@@ -47,7 +52,7 @@ def mean_logit_kernel(C, Bias, Mean, MeanLogit, V, D, BLOCK: tl.constexpr):
 
 
 def mean_logit_order(E, C, Bias, Target, shape, ignore_index, fp_fusion):
-    """(V,) int64 vocabulary ids by descending mean logit, ties in the natural order."""
+    """(V,) int64 vocabulary ids by descending mean logit."""
     n, v, d = shape
     mean = torch.empty(d, dtype=torch.float32, device=E.ptr.device)
     mean_logit = torch.empty(v, dtype=torch.float32, device=E.ptr.device)
@@ -55,3 +60,44 @@ def mean_logit_order(E, C, Bias, Target, shape, ignore_index, fp_fusion):
     mean_rows_kernel[(triton.cdiv(d, BLOCK),)](E, Target, mean, n, d, ignore_index, **options)
     mean_logit_kernel[(triton.cdiv(v, BLOCK),)](C, Bias, mean, mean_logit, v, d, **options)
     return torch.sort(mean_logit, descending=True, stable=True).indices
+
+
+@kernel
+def mean_prob_kernel(
+    E,
+    C,
+    Bias,
+    RowMax,
+    LogSum,
+    Sample,  # (samples,) int64 row numbers
+    MeanProb,  # (V,) fp32
+    softcap,
+    samples,
+    V,
+    D,
+    TILES: tl.constexpr,
+):
+    """Mean softmax of the sampled rows; one program per block of the vocabulary."""
+    cols = tl.program_id(0) * TILES.block_v + tl.arange(0, TILES.block_v)
+    col_mask = cols < V
+    total = tl.full((TILES.block_v,), 0.0, tl.float32)
+    for first in range(0, samples, TILES.block_n):
+        place = first + tl.arange(0, TILES.block_n)
+        mask = place < samples
+        rows = tl.load(Sample + place, mask=mask, other=0)
+        _, z = recompute_logits(E, C, Bias, rows, mask, cols, col_mask, D, softcap, TILES)
+        m = tl.load(RowMax + rows, mask=mask, other=0.0)
+        log_s = tl.load(LogSum + rows, mask=mask, other=0.0)
+        p = exp((z - m[:, None]) - log_s[:, None])
+        total += tl.sum(tl.where(mask[:, None], p, 0.0), 0)
+    tl.store(MeanProb + cols, total / samples, mask=col_mask)
+
+
+def mean_prob_order(E, C, Bias, RowMax, LogSum, sample, softcap, shape, tiles, options):
+    """(V,) int64 vocabulary ids by descending mean probability over the sampled rows."""
+    _, v, d = shape
+    mean_prob = torch.empty(v, dtype=torch.float32, device=E.ptr.device)
+    mean_prob_kernel[(triton.cdiv(v, tiles.block_v),)](
+        E, C, Bias, RowMax, LogSum, sample, mean_prob, softcap, len(sample), v, d, TILES=tiles, **options
+    )
+    return torch.sort(mean_prob, descending=True, stable=True).indices

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from itertools import product
 from typing import Any, Literal, get_args, get_type_hints
 
-Order = Literal["none", "mean_logit"]
+Order = Literal["none", "mean_logit", "mean_prob"]
 Accumulate = Literal["storage", "kahan", "hilo", "fp32"]
 Target = Literal["fused", "indexed"]
 
@@ -29,7 +29,8 @@ class Variant:
     eps: float | None = None
     """Entries with ``|g| <= eps * s`` are negligible; None is finfo(dtype).eps / 32."""
     order: Order = "mean_logit"
-    """How the backward pass walks the vocabulary: as it is, or by descending mean logit."""
+    """How the backward pass walks the vocabulary: as it is, by descending mean logit (paper), or by descending mean
+    probability over some rows."""
     accumulate: Accumulate = "storage"
     """How the gradient sums carry the increments of their tiles."""
     target: Target = "fused"

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from ccelab.kernels import Schedule, Statistics, Variant
@@ -23,6 +22,7 @@ from .arithmetic import ANY, Arithmetic
 from .forward_budget import forward_error
 from .gradient_budget import GradientBudget
 from .measure import worst_ratio
+from .order import vocabulary_order
 from .stages import STAGES
 from .terms import Terms
 
@@ -85,10 +85,7 @@ def budget(
     `arithmetic` holds for anyone's kernels, `arithmetic.own()` for ours in this process. `by_stage` costs a product of
     matrices per stage and gradient.
     """
-    if variant.order == "mean_logit" and order is None:
-        order = mean_logit_order(problem)
-    if variant.order == "none":
-        order = None
+    order = vocabulary_order(problem, variant) if order is None or variant.order == "none" else order
     stream = Stream(problem, _chunk(problem, schedule, by_stage))
     rows = stream.rows()
     forward = stream.forward(rows)
@@ -121,16 +118,6 @@ def budget(
             for name, squares in ledger.squares.items()
         },
     )
-
-
-def mean_logit_order(problem: Problem) -> Tensor:
-    """(V,) vocabulary ids by descending mean logit in float64, ties in the natural order."""
-    stream = Stream(problem)
-    mean = stream.embeddings.sum(0) / max(int(problem.valid.sum()), 1)
-    logit = torch.cat([stream.classifier(columns) @ mean for columns in stream.columns()])
-    if problem.bias is not None:
-        logit += problem.bias.double()
-    return torch.sort(logit, descending=True, stable=True).indices
 
 
 def _chunk(problem: Problem, schedule: Schedule, by_stage: bool) -> int:

@@ -16,7 +16,7 @@ from .accumulation import Accumulation
 from .arithmetic import DOUBLE_U, Arithmetic
 from .formats import Format, U
 from .forward_budget import ForwardError, moved_softmax
-from .logit_error import logit_error, steepest_cap
+from .logit_error import LogitError, logit_error, steepest_cap
 from .stages import EXP_UNDERFLOW, FP32_TINY, LARGEST_FP32
 from .terms import Terms
 
@@ -69,16 +69,8 @@ class GradientBudget:
 
     def _residual_error(self, part: ResidualChunk) -> Terms:
         """(N, n) bounds on the fp32 residual, before its cast."""
-        stream, rows, error = self.stream, self.rows, self.error
-        shifted = (rows.maximum - part.logits).abs()
-        exponent = (shifted + self.log_s).abs()
-        logit = logit_error(stream, part.columns, part.raw, part.logits, self.tiles, self.arithmetic, by_stage=False)
-        moved = Terms(self.by_stage).add("recompute_logits", stages.recompute_logits(logit.capped.total))
-        moved.merge(error.lse_from_logits).merge(error.log_sum).add("softmax", stages.softmax(shifted, exponent))
-        # Not capped at 1: a logit of 1e9 recomputed in other tiles may lie far above the maximum that forward found.
-        lse = rows.maximum + self.log_s
-        dp = moved.shared(moved_softmax(part, lse, moved.total))
-        dp.add("softmax", torch.full_like(part.softmax, EXP_UNDERFLOW))
+        stream, logit = self.stream, self.logit_error(part)
+        dp = self.softmax_error(part, logit)
         onehot = (part.columns == stream.targets).double()
         coefficient = (part.softmax - onehot).abs() * stream.d_loss.abs() + part.softmax * stream.d_lse.abs()
         dg = dp.times(self.size)
@@ -96,6 +88,25 @@ class GradientBudget:
             rounded = stages.soft_cap_slope(slope, part.raw, softcap)
             dg.add("soft_cap_slope", (coefficient + size) * rounded + flushed * (self.size + size))
         return dg.clamped(1e300).masked(stream.valid)  # an infinity times a 0 of E or C would be NaN
+
+    def logit_error(self, part: ResidualChunk) -> LogitError:
+        """(N, n) bounds on the logits computed again."""
+        return logit_error(
+            self.stream, part.columns, part.raw, part.logits, self.tiles, self.arithmetic, by_stage=False
+        )
+
+    def softmax_error(self, part: ResidualChunk, logit: LogitError) -> Terms:
+        """(N, n) bounds on the softmax computed again, from those on its logits."""
+        rows, error = self.rows, self.error
+        shifted = (rows.maximum - part.logits).abs()
+        exponent = (shifted + self.log_s).abs()
+        moved = Terms(self.by_stage).add("recompute_logits", stages.recompute_logits(logit.capped.total))
+        moved.merge(error.lse_from_logits).merge(error.log_sum).add("softmax", stages.softmax(shifted, exponent))
+        # Not capped at 1: a logit of 1e9 recomputed in other tiles may lie far above the maximum that forward found.
+        lse = rows.maximum + self.log_s
+        dp = moved.shared(moved_softmax(part, lse, moved.total))
+        dp.add("softmax", torch.full_like(part.softmax, EXP_UNDERFLOW))
+        return dp
 
     def _live_tiles(self, g: Tensor, dg: Tensor) -> tuple[Tensor, Tensor]:
         """(row blocks, vocabulary tiles) bool: tiles surely live, and tiles that may be."""

@@ -27,6 +27,14 @@ def in_order(variant: Variant) -> str | None:
     return "its vocabulary is not sorted" if variant.order == "none" else None
 
 
+def by_mean_logit(variant: Variant) -> str | None:
+    return None if variant.order == "mean_logit" else "its vocabulary is not sorted by mean logit"
+
+
+def by_mean_probability(variant: Variant) -> str | None:
+    return None if variant.order == "mean_prob" else "its vocabulary is not sorted by mean probability"
+
+
 def filtered(variant: Variant) -> str | None:
     return None if variant.filter_e and variant.filter_c else "it does not filter both gradients"
 

@@ -6,11 +6,15 @@ import math
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
+from ccelab.kernels.sampling import sample_rows
 from ccelab.precision.budget import budget
+from ccelab.precision.forward_budget import forward_error
+from ccelab.precision.gradient_budget import GradientBudget
 from ccelab.reference.double import Stream
 
-from .conditions import filtered, filtered_in_e, in_order, without_filter
+from .conditions import by_mean_logit, by_mean_probability, filtered, filtered_in_e, without_filter
 from .law import Trial, law
 from .strategies import specs
 
@@ -212,7 +216,7 @@ def test_the_filter_sees_the_lse_gradient(trial: Trial) -> None:
     "cce",
     "cce-no-filter,order=mean_logit",
     needs=NEEDS,
-    when=in_order,
+    when=by_mean_logit,
     draw=specs(families=("gaussian", "zipf", "offset")),
 )
 def test_the_order_is_one_and_sorts_mean_logits(trial: Trial) -> None:
@@ -220,10 +224,8 @@ def test_the_order_is_one_and_sorts_mean_logits(trial: Trial) -> None:
 
     Source: Wijmans et al., section 4.3 (vocabulary sorting).
     """
-    order = trial.outcome.stats.order
-    assert order is not None
+    order = _every_class_once(trial)
     ids = torch.arange(trial.spec.v, device=order.device)
-    trial.same(order.long().sort().values, ids, "classes in order")
     stream = Stream(trial.case.problem())
     count = max(int(stream.valid.sum()), 1)
     mean = stream.embeddings.sum(0) / count
@@ -233,9 +235,47 @@ def test_the_order_is_one_and_sorts_mean_logits(trial: Trial) -> None:
     if trial.case.linear_bias is not None:
         logit = logit + trial.case.linear_bias.double()
         error = error + 2.0**-24 * logit.abs()
-    along, slack = logit[order.long()], error[order.long()]
+    _falls(trial, "mean logit", logit[order], error[order])
+
+
+def _every_class_once(trial: Trial) -> Tensor:
+    order = trial.outcome.stats.order
+    assert order is not None
+    ids = torch.arange(trial.spec.v, device=order.device)
+    trial.same(order.long().sort().values, ids, "classes in order")
+    return order.long()
+
+
+def _falls(trial: Trial, what: str, along: Tensor, slack: Tensor) -> None:
+    """`along` does not rise by more than the errors of two neighbours."""
     rise = (along[1:] - along[:-1]).clamp(min=0)
-    trial.bounded("rise of the mean logit", rise, torch.zeros_like(rise), slack[1:] + slack[:-1] + 1e-300)
+    trial.bounded(f"rise of the {what}", rise, torch.zeros_like(rise), slack[1:] + slack[:-1] + 1e-300)
+
+
+@law(
+    "cce,order=mean_prob",
+    "cce-no-filter,order=mean_prob",
+    needs=NEEDS,
+    when=by_mean_probability,
+    draw=specs(families=("gaussian", "zipf", "peaked"), dtypes=("bfloat16", "float32")),
+)
+def test_the_order_is_one_and_sorts_mean_probabilities(trial: Trial) -> None:
+    """`stats.order` holds every class once; mean probabilities of the sampled rows fall along it, up to their errors.
+
+    Tolerance: that of a softmax computed again, and of a sum over the sample. Source: definition of the order.
+    """
+    order = _every_class_once(trial)
+    problem, schedule = trial.case.problem(), trial.case.schedule
+    stream = Stream(problem)
+    rows = stream.rows()
+    error = forward_error(stream, rows, trial.variant, schedule, trial.arithmetic, by_stage=False)
+    gradients = GradientBudget(stream, rows, trial.variant, schedule, error, trial.arithmetic, by_stage=False)
+    sample = sample_rows(problem.targets, problem.ignore_index)
+    (part,) = stream.residuals(rows)
+    moved = gradients.softmax_error(part, gradients.logit_error(part)).total[sample].mean(0)
+    mean = part.softmax[sample].mean(0)
+    slack = moved + (len(sample) + 2) * 2.0**-24 * (mean + moved)
+    _falls(trial, "mean probability", mean[order], slack[order])
 
 
 @law(

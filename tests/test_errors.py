@@ -85,7 +85,7 @@ OPTIONS: list[tuple[dict[str, Any], str]] = [
     *[({"shift": shift}, f"shift={shift} is out of range; legal values: 0 to 2") for shift in (-1, 3, 100, 1.0, True)],
     ({"variant": "cut"}, "unknown variant 'cut'; legal presets: cce, "),
     ({"variant": "cce,colour=red"}, "unknown flag 'colour=red'.*legal flags: filter_e"),
-    ({"variant": "cce,order=up"}, "order=up is unknown; legal values: none, mean_logit"),
+    ({"variant": "cce,order=up"}, "order=up is unknown; legal values: none, mean_logit, mean_prob"),
 ]
 
 TYPES: list[tuple[dict[str, Any], str]] = [

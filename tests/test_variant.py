@@ -35,7 +35,7 @@ def test_every_is_every_legal_combination_once() -> None:
     axes: tuple[tuple[Any, ...], ...] = (
         (False, True),
         (False, True),
-        ("none", "mean_logit"),
+        ("none", "mean_logit", "mean_prob"),
         ("storage", "kahan", "hilo", "fp32"),
         ("fused", "indexed"),
     )
@@ -83,7 +83,7 @@ def test_spaces_and_order_do_not_matter() -> None:
         ("cce,", ["filter_e", "filter_c", "eps", "order", "accumulate", "target"]),
         ("cce,sort=yes", ["sort", "filter_e", "filter_c", "eps", "order", "accumulate", "target"]),
         ("cce,order", ["order", "field=value"]),
-        ("cce,order=random", ["random", "none", "mean_logit"]),
+        ("cce,order=random", ["random", "none", "mean_logit", "mean_prob"]),
         ("cce,accumulate=fp64", ["fp64", "storage", "kahan", "hilo", "fp32"]),
         ("cce,target=both", ["both", "fused", "indexed"]),
         ("cce,filter_e=maybe", ["maybe", "no", "yes"]),

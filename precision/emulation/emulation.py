@@ -12,7 +12,7 @@ from torch import Tensor
 from ccelab.kernels import Schedule, Variant
 from ccelab.reference import Problem, Solution
 
-from ..budget import mean_logit_order
+from ..order import vocabulary_order
 from .forward import Forward
 from .gradients import Gradients
 from .machine import Machine
@@ -43,10 +43,9 @@ class Emulation:
         self, problem: Problem, variant: Variant, schedule: Schedule, machine: Machine, order: Tensor | None = None
     ) -> None:
         self.setup = Setup(problem, variant, schedule, machine)
-        if variant.order == "none":
-            self.order = torch.arange(self.setup.v, device=self.setup.device)
-        else:
-            self.order = mean_logit_order(problem) if order is None else order.long()
+        if order is None or variant.order == "none":
+            order = vocabulary_order(problem, variant)
+        self.order = torch.arange(self.setup.v, device=self.setup.device) if order is None else order.long()
 
     def idle(self) -> tuple[str, ...]:
         """Stages that do nothing for this problem and variant."""

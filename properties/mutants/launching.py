@@ -108,8 +108,8 @@ MUTANTS = (
         "gradients_do_not_depend_on_who_else_asks",
         "cce",
         "launch:backward",
-        'if variant.order == "mean_logit":',
-        'if variant.order == "mean_logit" and want_e:',
+        "order = _vocabulary_order(call, row_max, log_sum)",
+        "order = _vocabulary_order(call, row_max, log_sum) if want_e else None",
     ),
     Mutant(
         "every gradient is that of a mean",
