@@ -39,7 +39,7 @@ def forward_error(
     tile_max, lse = [], formula.lse(FLOAT64, rows)
     for part in stream.residuals(rows):
         error = logit_error(stream, part.columns, part.raw, part.logits, tiles, arithmetic, by_stage).capped
-        for stage, moved in error.shared(moved_softmax(part, lse, error.total)).items():
+        for stage, moved in error.shared(moved_softmax(part, lse, error.total, error.total)).items():
             perturbation.add(stage, moved.sum(1, keepdim=True))
         distance = (maximum - part.logits).clamp(max=torch.finfo(torch.float32).max)
         exponentials += stages.exponentials(part.softmax, distance)
@@ -65,12 +65,13 @@ def forward_error(
     return ForwardError(lse_from_logits, log_sum, at_target)
 
 
-def moved_softmax(part: ResidualChunk, lse: Tensor, error: Tensor) -> Tensor:
-    """(N, n) the most that exp(z - lse) can grow when z grows by `error`; 0 for masked classes."""
+def moved_softmax(part: ResidualChunk, lse: Tensor, error: Tensor, of_logit: Tensor) -> Tensor:
+    """(N, n) the most that exp(z - lse) can grow when z - lse grows by `error`; 0 for masked classes, whose logits
+    have no error `of_logit`."""
     # Written without p for large errors: p may be 0 in float64 where the moved one is not.
     log_p = torch.where(part.softmax > 0, torch.log(part.softmax), part.logits - lse)
     grown = torch.where(error < 1, part.softmax * torch.expm1(error), torch.exp(log_p + error))
-    return torch.where(part.logits == -torch.inf, 0.0, grown)
+    return torch.where((part.logits == -torch.inf) & (of_logit == 0), 0.0, grown)
 
 
 def _rescalings(maxima: Tensor, widest: Tensor, per_split: int) -> Tensor:
@@ -91,7 +92,7 @@ def _indexed_error(stream: Stream, rows: Rows, tiles: Tiles, by_stage: bool) -> 
     if problem.bias is not None:
         error.add("add_bias", U * (product.sum(1, keepdim=True).abs() + absolute + error.total))
     if problem.softcap is not None:
-        error.add("soft_cap", stages.soft_cap(rows.target_logit, torch.zeros_like(absolute)))
+        error.add("soft_cap", stages.soft_cap(rows.target_logit, error.total, problem.softcap))
     return error
 
 
@@ -100,7 +101,6 @@ def outputs(stream: Stream, rows: Rows, forward: Forward, error: ForwardError, v
     lse, m, loss = forward.lse[:, None], forward.max_logit[:, None], forward.loss[:, None]
     gap = (m - forward.target_logit[:, None]).abs() if variant.target == "fused" else lse.abs()
     by_stage = error.log_sum.by_stage
-    zero = torch.zeros_like(lse)
 
     def total(terms: Terms) -> Terms:
         """Rounding of the bound's own sum, and ignored rows."""
@@ -108,13 +108,14 @@ def outputs(stream: Stream, rows: Rows, forward: Forward, error: ForwardError, v
         return Terms(by_stage, {stage: bound[:, 0] for stage, bound in row.items()})
 
     lse_bound = Terms(by_stage).merge(error.lse_from_logits).merge(error.log_sum)
-    lse_bound.add("token_loss", stages.token_loss(lse, zero, error.log_sum.total))
+    lse_bound.add("token_loss", stages.token_loss(lse, torch.zeros_like(lse), lse_bound.total))
     loss_bound = Terms(by_stage).merge(error.lse_from_logits).merge(error.target_logit).merge(error.log_sum)
-    loss_bound.add("token_loss", stages.token_loss(loss, gap, zero))
+    loss_bound.add("token_loss", stages.token_loss(loss, gap, loss_bound.total))
     made = {"loss": total(loss_bound), "lse": total(lse_bound)}
     made["reduced"] = made["loss"]
     if stream.problem.reduction != "none":
         reduced = {stage: stream.reduce(bound) for stage, bound in made["loss"].items()}
         made["reduced"] = Terms(by_stage, reduced).times(1 + 4 * U)
-        made["reduced"].add("reduce_losses", stages.reduce_losses(stream.reduce(forward.loss)))
+        exact, moved = stream.reduce(forward.loss), made["reduced"].total
+        made["reduced"].add("reduce_losses", stages.reduce_losses(exact, moved))
     return made

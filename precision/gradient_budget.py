@@ -17,7 +17,7 @@ from .arithmetic import DOUBLE_U, Arithmetic
 from .formats import Format, U
 from .forward_budget import ForwardError, moved_softmax
 from .logit_error import LogitError, logit_error, steepest_cap
-from .stages import EXP_UNDERFLOW, FP32_TINY, LARGEST_FP32
+from .stages import EXP_UNDERFLOW, FP32_TINY, LARGEST_FP32, overflowing
 from .terms import Terms
 
 HEADROOM: float = accumulate.HEADROOM.value  # dE is summed at this over the scale of its row
@@ -42,12 +42,14 @@ class GradientBudget:
         self.fmt = Format.of(problem.embeddings.dtype)
         self.tiles, self.error, self.log_s = schedule.backward, error, torch.log1p(rows.rest)
         eps = torch.finfo(problem.embeddings.dtype).eps / 32 if variant.eps is None else variant.eps
-        self.size = stream.d_loss.abs() + stream.d_lse.abs()  # (N, 1) the row's own upstream scale
+        # (N, 1) the row's own upstream scale; what comes for an ignored row, an infinity or NaN even, is not read
+        self.size = torch.where(stream.valid, stream.d_loss.abs() + stream.d_lse.abs(), 0.0)
         # The oracle's own rounding, as a share of dv, which holds at least u sum |g||C|.
         self.oracle_share = DOUBLE_U / U * (sum(problem.shape) + 64)
         self.threshold = torch.where(self.size > 0, eps * self.size, 0.0)
         # Upstream gradients and their sum reach the kernel rounded to fp32: near a power of two, the larger one.
-        self.scale = torch.where(self.size > 0, 2.0 ** torch.floor(torch.log2(self.size * (1 + 8 * U))), 0.0)
+        scale = torch.where(self.size > 0, 2.0 ** torch.floor(torch.log2(self.size * (1 + 8 * U))), 0.0)
+        self.scale = scale.clamp(2.0**-126, 2.0**126)  # as rounding.power_of_two has it, of a row without upstream too
         self.live_e = self.live_c = (0, 0)
 
     def chunks(self, order: Tensor | None) -> Iterator[tuple[Tensor, Terms, Terms | None]]:
@@ -84,9 +86,9 @@ class GradientBudget:
             # |d sech^2 / dy| = 2 |tanh| sech^2; and a slope lies in [0, slope] whatever the error
             change = torch.where(away < 0.5, 2 * slope * away, slope)
             size, flushed = dg.total, 4 * EXP_UNDERFLOW  # of the slope, 4 q / (1 + q)^2 with q an exponential
-            dg = dg.times(slope).add("recompute_logits", (coefficient + size) * change)
+            dg = dg.times(slope).add("recompute_logits", _times(coefficient + size, change))
             rounded = stages.soft_cap_slope(slope, part.raw, softcap)
-            dg.add("soft_cap_slope", (coefficient + size) * rounded + flushed * (self.size + size))
+            dg.add("soft_cap_slope", _times(coefficient + size, rounded) + flushed * (self.size + size))
         return dg.clamped(1e300).masked(stream.valid)  # an infinity times a 0 of E or C would be NaN
 
     def logit_error(self, part: ResidualChunk) -> LogitError:
@@ -104,7 +106,7 @@ class GradientBudget:
         moved.merge(error.lse_from_logits).merge(error.log_sum).add("softmax", stages.softmax(shifted, exponent))
         # Not capped at 1: a logit of 1e9 recomputed in other tiles may lie far above the maximum that forward found.
         lse = rows.maximum + self.log_s
-        dp = moved.shared(moved_softmax(part, lse, moved.total))
+        dp = moved.shared(moved_softmax(part, lse, moved.total, logit.capped.total))
         dp.add("softmax", torch.full_like(part.softmax, EXP_UNDERFLOW))
         return dp
 
@@ -145,6 +147,8 @@ class GradientBudget:
             v = g[:, span] @ classifier[span]
             own = len(part.columns) * DOUBLE_U * v.abs()  # the oracle's
             own += (block + 1) * FP32_TINY * self.scale / HEADROOM  # sums of subnormal products
+            largest = (g.abs() + whole)[:, span].sum(1, keepdim=True) * classifier[span].abs().amax(0)
+            own = overflowing(largest, own, LARGEST_FP32 * self.scale)  # HEADROOM comes after the product
             dv = whole[:, span] @ classifier[span].abs() + own
             live, unsure = self._rows_of(surely[:, tile]), self._rows_of(maybe[:, tile] & ~surely[:, tile])
             self._dropped += torch.where(live | unsure, 0.0, v)
@@ -184,6 +188,8 @@ class GradientBudget:
             v = part.residual[span].T @ e
             own = len(embeddings) * DOUBLE_U * v.abs()
             own += (block + 1) * FP32_TINY * (1.0 if self.fmt.is_fp32 else scale[span].amax().clamp(min=1))
+            largest = (part.residual.abs() + whole)[span].sum(0)[:, None] * e.abs().amax(0)
+            own = overflowing(largest, own, LARGEST_FP32 * (1.0 if self.fmt.is_fp32 else scale[span].amax()))
             dv = whole[span].T @ e.abs() + own
             live, unsure = self._columns_of(surely[place], v), self._columns_of(maybe[place] & ~surely[place], v)
             dropped += torch.where(live | unsure, 0.0, v)
@@ -219,3 +225,8 @@ class GradientBudget:
         cast = storage.u * total + storage.tiny / 2
         fits = (size < LARGEST_FP32) & (total < storage.largest)
         return terms.add("cast_output", torch.where(fits, cast, torch.inf))
+
+
+def _times(size: Tensor, slope: Tensor) -> Tensor:
+    """size * slope, and inf for an infinite size: a softmax that overflowed, times a slope of 0, is NaN."""
+    return torch.where(size == torch.inf, torch.inf, size * slope)

@@ -28,7 +28,8 @@ class LogitError:
 
 def steepest_cap(raw: Tensor, error: Tensor, softcap: float) -> Tensor:
     """The largest derivative of the softcap within `error` of the logits `raw`: that of the point nearest to 0."""
-    slope: Tensor = formula.cap_derivative(FLOAT64, (raw.abs() - error).clamp(min=0), softcap)
+    nearest = torch.where(error == torch.inf, 0.0, (raw.abs() - error).clamp(min=0))
+    slope: Tensor = formula.cap_derivative(FLOAT64, nearest, softcap)
     return slope
 
 
@@ -56,7 +57,8 @@ def logit_error(
         torch.maximum(largest, partial.abs(), out=largest)
     error = Terms(by_stage).add("dot_logits", stages.dot_logits(absolute, largest, d, tiles.block_d, fmt, arithmetic))
     if stream.problem.bias is not None:
-        error = error.masked(raw != -torch.inf)
+        # A bias of -inf masks any product, but one that overflows to +inf: their sum is NaN.
+        error = error.masked((raw != -torch.inf) | error.total.isinf())
         error.add("add_bias", stages.add_bias(raw, error.total))
     softcap = stream.problem.softcap
     if softcap is None:
@@ -64,5 +66,6 @@ def logit_error(
     slope = steepest_cap(raw, error.total, softcap)
     passed = error.total * slope
     passed = torch.where((error.total == 0) | (slope == 0), 0.0, passed).clamp(max=2 * softcap)
+    passed = torch.where(error.total == torch.inf, torch.inf, passed)  # infinities of both signs add up to NaN
     capped = error.shared(passed)
-    return LogitError(error, capped.add("soft_cap", stages.soft_cap(logits, passed)))
+    return LogitError(error, capped.add("soft_cap", stages.soft_cap(logits, passed, softcap)))

@@ -107,12 +107,12 @@ def add_bias(raw: Tensor, error: Tensor) -> Tensor:
 
 
 @_stage(lambda variant, problem: problem.softcap is not None)
-def soft_cap(logits: Tensor, error: Tensor) -> Tensor:
+def soft_cap(logits: Tensor, error: Tensor, softcap: float) -> Tensor:
     """Logits: softcap * tanh(z / softcap), some 16 roundings.
 
-    (N, n), for capped `logits` that come to within `error` of that.
+    (N, n), for capped `logits` that come to within `error` of that. The quotient may be subnormal and lose 2^-150.
     """
-    return SOFTCAP_ROUNDINGS * U * (logits.abs() + error)
+    return SOFTCAP_ROUNDINGS * U * (logits.abs() + error) + FP32_TINY * (softcap + 1)
 
 
 @_stage()
@@ -156,18 +156,20 @@ def indexed_dot(absolute: Tensor, d: int, block_d: int) -> Tensor:
 def token_loss(first: Tensor, second: Tensor, error: Tensor) -> Tensor:
     """Loss (m - z_t) + log s, or (m + log s) - z_t; lse m + log s.
 
-    (N,), from the two exact results and the error of the operands: a rounding each.
+    (N,), from the two exact results and the error of the operands: a rounding each. The difference of two logits may
+    overflow where neither does.
     """
-    return U * (first.abs() + second.abs() + error)
+    return overflowing(torch.maximum(first.abs(), second.abs()) + error, U * (first.abs() + second.abs() + error))
 
 
 @_stage(lambda variant, problem: problem.reduction != "none")
-def reduce_losses(reduced: Tensor) -> Tensor:
+def reduce_losses(reduced: Tensor, error: Tensor) -> Tensor:
     """Reduced loss: the float64 sum is rounded to fp32.
 
-    (), like the exact one.
+    (), like the exact one, from losses that make it wrong by `error`.
     """
-    return 2 * U * reduced.abs()
+    total = reduced.abs() + error
+    return overflowing(total, 2 * U * total)
 
 
 @_stage()
@@ -241,7 +243,7 @@ def cast_residual(g: Tensor, error: Tensor, scale: Tensor, fmt: Format) -> Tenso
 def tile_product(g: Tensor, terms: int, arithmetic: Arithmetic) -> Tensor:
     """Increment: the product of a tile of residuals, summed in fp32.
 
-    (N, n) weights on |C| or |E|.
+    (N, n) weights on |C| or |E|. Where it may overflow is the matter of `gradient_budget`.
     """
     return arithmetic.product(terms) * U * g.abs()
 

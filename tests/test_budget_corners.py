@@ -150,6 +150,73 @@ def test_logits_that_cancel_under_a_softcap() -> None:
     assert_within_budget(case)
 
 
+@pytest.mark.parametrize("target", ["fused", "indexed"])
+def test_a_loss_that_overflows_where_no_logit_does(target: str) -> None:
+    """Logits of 2e38 and -2e38; and ten losses that fp32 holds, but not their sum."""
+    case = Case(
+        input=torch.full((10, 1), 1.4e19, device=DEVICE),
+        linear_weight=torch.tensor([[-1.4e19], [1.4e19], [0.0]], device=DEVICE),
+        target=torch.zeros(10, dtype=torch.int64, device=DEVICE),
+        reduction="none",
+        variant=f"cce-exact,target={target}",
+    )
+    assert bool(assert_within_budget(case).outcome["loss"].isinf().all())
+    summed = replace(case, reduction="sum", target=case.target + 2)
+    assert bool(assert_within_budget(summed).outcome["reduced"].isinf())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_products_overflow_before_their_scale_is_put_back(dtype: torch.dtype) -> None:
+    """A residual of 1.8 times its row's power of two, by entries of 3e38: 0.9 * 3e38 would fit."""
+    c = torch.tensor([[3e38], [-3e38], [0.0], [3e38]], device=DEVICE, dtype=dtype)
+    case = Case(
+        input=torch.zeros((20, 1), device=DEVICE, dtype=dtype),
+        linear_weight=c,
+        target=torch.zeros(20, dtype=torch.int64, device=DEVICE),
+        reduction="none",
+        grad_loss=torch.full((20,), 0.9, device=DEVICE),
+        variant="cce-exact",
+    )
+    assert_within_budget(case)
+    flipped = replace(case, input=torch.full_like(case.input, 3e38), linear_weight=torch.zeros_like(c))
+    assert_within_budget(replace(flipped, reduction="mean", grad_loss=None))
+
+
+@pytest.mark.parametrize("entry", [2.0**63, 2.0**64])
+@pytest.mark.parametrize("target", ["fused", "indexed"])
+def test_masked_and_capped_classes_beside_logits_that_overflow(target: str, entry: float) -> None:
+    """+inf - inf is NaN, which no cap takes back, and a softmax of NaN times the slope 0 of a masked class is NaN."""
+    case = draw(d=3, dtype=torch.float32, bias=torch.float32, softcap=1e30, lse=True, reduction="none")
+    assert case.linear_bias is not None
+    case.linear_bias[::3] = -torch.inf
+    weight = case.linear_weight.sign() * entry
+    case = replace(case, input=case.input.abs().sign() * entry, linear_weight=weight)
+    case = replace(case, variant=f"cce-no-filter,target={target}")
+    assert_within_budget(case)
+    bound = judge(case).budget.bound
+    for x in (bound.loss, bound.d_embeddings, bound.d_classifier, bound.d_bias):
+        assert x is not None
+        assert not bool(x.isnan().any())
+
+
+@pytest.mark.parametrize("upstream", [torch.inf, torch.nan, 0.0])
+def test_upstream_gradients_of_ignored_rows_excuse_nobody(upstream: float) -> None:
+    """Nor does a row that has none: no bound is infinite, and dE is 0 in such rows."""
+    case = draw(dtype=torch.bfloat16, reduction="none", lse=True, ignored=3, variant="cce-kahan")
+    assert case.grad_loss is not None
+    assert case.grad_lse is not None
+    for x in (case.grad_loss, case.grad_lse):
+        x[case.target == case.ignore_index] = upstream
+        x[10] = 0.0
+    verdict = assert_within_budget(case)
+    for name in ("d_embeddings", "d_classifier"):
+        assert bool(getattr(verdict.budget.bound, name).isfinite().all()), name
+    want, bound = verdict.truth.d_embeddings, verdict.budget.bound.d_embeddings
+    assert want is not None
+    assert bound is not None
+    assert worst_ratio(want + 1e-30 * (torch.arange(len(want), device=DEVICE) == 10)[:, None], want, bound) > 1
+
+
 def test_a_bound_that_is_no_number_allows_nothing() -> None:
     want, bound = torch.tensor([5.0, 6.0]).double(), torch.tensor([1e-3, torch.nan]).double()
     got = torch.tensor([1.0, 6.5])
