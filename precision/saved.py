@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from .adder_study import AdderStudy
+from .bench import Bench
 from .exhaustive import ExhaustiveTable
 from .files import load_object
 from .report import Report
 from .sweep import Sweep
 
-KINDS: dict[str, type[Sweep] | type[ExhaustiveTable] | type[AdderStudy]] = {
+KINDS: dict[str, type[Sweep] | type[Bench] | type[ExhaustiveTable] | type[AdderStudy]] = {
     "sweep": Sweep,
+    "bench": Bench,
     "exhaustive": ExhaustiveTable,
     "adders": AdderStudy,
 }
@@ -26,7 +28,7 @@ class LawReport:
     content: dict[str, Any]
 
 
-def read_saved(path: Path) -> Report | Sweep | ExhaustiveTable | AdderStudy | LawReport:
+def read_saved(path: Path) -> Report | Sweep | Bench | ExhaustiveTable | AdderStudy | LawReport:
     """What `path` holds.
 
     Raises:
