@@ -66,24 +66,26 @@ def _errors(place: Place, console: Console) -> None:
 
 def _costs(place: Place, console: Console) -> None:
     product = f"; product {place.product_ms.median:.3f} ms" if place.product_ms else ""
-    columns = ("subject", "forward", "both", "forward x", "both x", "forward", "both", "net")
-    rows = table(f"Times in ms, over one product (x), memory in MiB{product}", *columns)
+    rows = table(f"Times in ms, and over one product (x){product}", "subject", "forward", "x", "both", "x")
+    memory = table("Memory in MiB", "subject", "forward", "both", "net")
     for row in place.rows:
         if cost := row.cost:
-            spreads = (cost.forward_ms, cost.both_ms, cost.forward_over_product, cost.both_over_product)
-            memory = (f"{x:.0f}" for x in (cost.forward_mib, cost.both_mib, cost.beyond_gradients_mib))
-            rows.add_row(_name(row), *map(spread, spreads), *memory)
-    console.print(rows)
+            spreads = (cost.forward_ms, cost.forward_over_product, cost.both_ms, cost.both_over_product)
+            peaks = (cost.forward_mib, cost.both_mib, cost.beyond_gradients_mib)
+            rows.add_row(_name(row), *map(_spread, spreads))
+            memory.add_row(_name(row), *(f"{peak:.1f}" for peak in peaks))
+    console.print(rows, memory, sep="\n\n")
 
 
-def spread(found: Spread) -> str:
+def _spread(found: Spread) -> str:
     """The median, and the quartiles below it."""
-    return f"{found.median:.3f}\n{found.first_quartile:.3f}-{found.third_quartile:.3f}"
+    return f"{found.median:.4g}\n{found.first_quartile:.4g}-{found.third_quartile:.4g}"
 
 
 def _worst(bench: Bench, console: Console) -> None:
-    rows = table("Worst ratio to the product over all shapes", "subject", "forward x", "at", "both x", "at")
+    rows = table("Worst ratio to the product over all shapes", "subject", "forward x", "both x")
     forward, both = (bench.worst(what) for what in ("forward_over_product", "both_over_product"))
-    for name, (ratio, shape) in forward.items():
-        rows.add_row(name.replace(",", ",\n "), f"{ratio:.3f}", shape, f"{both[name][0]:.3f}", both[name][1])
+    for name in forward:
+        cells = (f"{ratio:.4g}\n{shape}" for ratio, shape in (found[name] for found in (forward, both)))
+        rows.add_row(name.replace(",", ",\n "), *cells)
     console.print("", rows)

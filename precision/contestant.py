@@ -34,14 +34,7 @@ class Contestant:
     def forward(self, problem: Problem, leaves: Sequence[Tensor], **options: Any) -> Tensor:
         """The mean loss of (E, C), which `leaves` are, with the problem's targets and softcap."""
         assert self.call is not None
-        loss: Tensor = self.call(
-            *leaves,
-            problem.targets,
-            reduction="mean",
-            ignore_index=problem.ignore_index,
-            softcap=problem.softcap,
-            **options,
-        )
+        loss: Tensor = self.call(*leaves, problem.targets, reduction="mean", softcap=problem.softcap, **options)
         return loss
 
     def both(self, problem: Problem, leaves: Sequence[Tensor], **options: Any) -> tuple[Tensor, ...]:

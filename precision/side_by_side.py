@@ -17,7 +17,7 @@ from .bench import Bench, Cost, Place, Row, Status
 from .contestant import Contestant, check, leaves_of, reason_of, status_of
 from .files import write_json
 from .floors import floors
-from .provenance import provenance
+from .provenance import head_facts, provenance
 from .timing import MIB, Spread, has_clock, pair, peak
 
 T = TypeVar("T")
@@ -70,17 +70,8 @@ def side_by_side(
 
 
 def _place(head: Head, problem: Problem, truth: Solution) -> Place:
-    n, v, d = problem.shape
     return Place(
-        head={
-            "name": head.name,
-            "tokens": n,
-            "vocabulary": v,
-            "hidden": d,
-            "dtype": str(problem.embeddings.dtype).removeprefix("torch."),
-            "softcap": problem.softcap,
-            **head.provenance,
-        },
+        head=head_facts(head, problem),
         true_mean_loss=float(truth.reduced),
         floors=floors(problem, truth),
         gradients_mib=sum(x.numel() * x.element_size() for x in (problem.embeddings, problem.classifier)) / MIB,
