@@ -30,7 +30,7 @@ from .emulation import own_machine
 from .floors import Floor, floors
 from .heat_map import heat_map
 from .measure import measure, worst_elements
-from .provenance import provenance
+from .provenance import head_facts, provenance
 from .report import Report, Result
 from .stage_table import stage_tables
 from .survival import survival
@@ -65,22 +65,13 @@ def build_report(
     problem = Problem(
         embeddings=head.embeddings, classifier=head.classifier, targets=head.targets, bias=bias, softcap=softcap
     )
-    n, v, d = problem.shape
+    n, _, d = problem.shape
     schedule = schedule or default_schedule(problem.embeddings.dtype, n, d)
     progress("truth: float64 oracle")
     truth = double(problem)
     progress("truth: rounding floors")
     report = Report(
-        head={
-            "name": head.name,
-            "tokens": n,
-            "vocabulary": v,
-            "hidden": d,
-            "dtype": str(problem.embeddings.dtype).removeprefix("torch."),
-            "softcap": softcap,
-            "bias": bias is not None,
-            **head.provenance,
-        },
+        head=head_facts(head, problem),
         provenance=provenance(problem.embeddings.device),
         floors=floors(problem, truth),
         true_mean_loss=float(truth.reduced),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy
 
@@ -17,6 +18,9 @@ from ccelab.kernels import backend  # before triton: it chooses between GPU and 
 # isort: split
 import torch
 import triton
+
+from ccelab.reference import Problem
+from ccelab.reference.heads import Head
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +59,21 @@ def provenance(device: torch.device) -> Provenance:
         driver=_output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") if on_gpu else None,
         machine=platform.machine(),
     )
+
+
+def head_facts(head: Head, problem: Problem) -> dict[str, Any]:
+    """A head by name, shape, dtype and options, and where it comes from."""
+    n, v, d = problem.shape
+    return {
+        "name": head.name,
+        "tokens": n,
+        "vocabulary": v,
+        "hidden": d,
+        "dtype": str(problem.embeddings.dtype).removeprefix("torch."),
+        "softcap": problem.softcap,
+        "bias": problem.bias is not None,
+        **head.provenance,
+    }
 
 
 def _version(package: str) -> str:

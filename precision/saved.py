@@ -8,14 +8,16 @@ from typing import Any
 
 from .adder_check import AdderCheck
 from .adder_study import AdderStudy
+from .bench import Bench
 from .exhaustive import ExhaustiveTable
 from .files import load_object
 from .report import Report
 from .sweep import Sweep
 
-Study = Sweep | ExhaustiveTable | AdderStudy | AdderCheck
-KINDS: dict[str, type[Sweep] | type[ExhaustiveTable] | type[AdderStudy] | type[AdderCheck]] = {
+Study = Sweep | Bench | ExhaustiveTable | AdderStudy | AdderCheck
+KINDS: dict[str, type[Sweep] | type[Bench] | type[ExhaustiveTable] | type[AdderStudy] | type[AdderCheck]] = {
     "sweep": Sweep,
+    "bench": Bench,
     "exhaustive": ExhaustiveTable,
     "adders": AdderStudy,
     "adder check": AdderCheck,

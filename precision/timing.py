@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import median, quantiles
 
 import torch
 
@@ -15,6 +15,21 @@ from ccelab.reference import Problem
 from .call import launch_call
 
 MIB = 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """Of repetitions: the median and the quartiles."""
+
+    median: float
+    first_quartile: float
+    third_quartile: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Of at least two values."""
+        first, middle, third = quantiles(values, n=4, method="inclusive")
+        return cls(median=middle, first_quartile=first, third_quartile=third)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +48,7 @@ class Timing:
 
 def timing(problem: Problem, variant: Variant, schedule: Schedule, repetitions: int = 9) -> Timing | None:
     """None on a CPU, where the interpreter's time says nothing."""
-    if problem.embeddings.device.type != "cuda":
+    if not has_clock(problem.embeddings.device):
         return None
     e, c = problem.embeddings, problem.classifier
     call = launch_call(problem, variant, schedule)
@@ -53,25 +68,30 @@ def timing(problem: Problem, variant: Variant, schedule: Schedule, repetitions: 
 
     for warm_up in (product, forward, backward, product):
         warm_up()
-    rounds = [_pair(product, forward) for _ in range(repetitions)]
-    slow = [_pair(product, backward) for _ in range(3)]
+    rounds = [pair(product, forward) for _ in range(repetitions)]
+    slow = [pair(product, backward) for _ in range(3)]
     return Timing(
         product_ms=median(p for p, _ in rounds),
         forward_ms=median(f for _, f in rounds),
         backward_ms=median(b for _, b in slow),
         forward_over_product=median(f / p for p, f in rounds),
         backward_over_product=median(b / p for p, b in slow),
-        forward_mib=_peak(forward, e.device),
-        backward_mib=_peak(backward, e.device),
+        forward_mib=peak(forward, e.device),
+        backward_mib=peak(backward, e.device),
         repetitions=repetitions,
     )
+
+
+def has_clock(device: torch.device) -> bool:
+    """Whether times there mean anything."""
+    return device.type == "cuda"
 
 
 QUEUE_MS = 3.0
 """Work queued ahead of what is timed, so that its launches are made while the GPU is busy and cost it no time."""
 
 
-def _pair(product: Callable[[], None], work: Callable[[], None]) -> tuple[float, float]:
+def pair(product: Callable[[], None], work: Callable[[], None]) -> tuple[float, float]:
     """Milliseconds of the product and of the work, one right after the other."""
     marks = [torch.cuda.Event(enable_timing=True) for _ in range(4)]
     marks[0].record()
@@ -89,7 +109,8 @@ def _pair(product: Callable[[], None], work: Callable[[], None]) -> tuple[float,
     return marks[1].elapsed_time(marks[2]), marks[2].elapsed_time(marks[3])
 
 
-def _peak(work: Callable[[], None], device: torch.device) -> float:
+def peak(work: Callable[[], None], device: torch.device) -> float:
+    """The most memory in MiB that the work holds at once beyond what is held already."""
     torch.cuda.synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)

@@ -18,6 +18,7 @@ PEERS = {
     "torch-compile": "PyTorch",
     "torch-native": "PyTorch",
     "torch-chunked": "PyTorch",
+    "torch-eight-chunks": "PyTorch",
     "liger": "Liger-Kernel",
     "apple": "Apple's ml-cross-entropy",
     "apple-kahan-full-c": "Apple's ml-cross-entropy",

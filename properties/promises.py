@@ -11,6 +11,10 @@ from typing import Any
 
 from torch import Tensor
 
+from ccelab.precision.subjects import Unsupported
+
+__all__ = ["EXACT", "OURS", "PROMISES", "Unsupported", "promising", "require_bias_dtype"]
+
 PROMISES = {
     "bit-exact": "equal problems give equal bits: exact scaling, permuted tokens and added zeros change nothing",
     "filter": "gradients are filtered as ARCHITECTURE.md says, and `stats` counts tiles",
@@ -28,10 +32,6 @@ PROMISES = {
 OURS = frozenset(PROMISES)
 EXACT = ("bit-exact", "schedule")
 """What a relation needs that holds for every bit under one schedule."""
-
-
-class Unsupported(Exception):
-    """A subject raises it for a problem that it documents not to take: the example counts for nothing."""
 
 
 def require_bias_dtype(peer: str, input: Tensor, linear_bias: Tensor | None) -> None:

@@ -77,7 +77,7 @@ def call(name: str, of: Case) -> Subject:
 @pytest.mark.parametrize("package", PEERS)
 def test_a_missing_package_is_named_with_the_way_to_get_it(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, package, raising=False)
-    monkeypatch.setattr("ccelab.properties.subject.find_spec", lambda name: None)
+    monkeypatch.setattr("ccelab.precision.subjects.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=rf"needs {package}, which is not installed: pip install"):
         load(PEERS[package])
 

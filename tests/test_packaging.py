@@ -12,6 +12,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from ccelab.properties.adapters import NAMED
+
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PINS = {
@@ -63,6 +65,8 @@ def test_the_entry_points_are_installed() -> None:
     """The metadata of an editable install is a copy: this fails where it is older than pyproject.toml."""
     (plugin,) = metadata.entry_points(group="pytest11", name="ccelab")
     assert plugin.value == PROJECT["entry-points"]["pytest11"]["ccelab"]
+    (subjects,) = metadata.entry_points(group="ccelab.subjects", name="ccelab")
+    assert subjects.load() is NAMED
     (command,) = metadata.entry_points(group="console_scripts", name="ccelab")
     assert command.value == PROJECT["scripts"]["ccelab"]
 

@@ -10,7 +10,7 @@ import typer
 # numpy reads this once, when it is imported, which no module of this package does before a command runs.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from . import diff, report, show, sweep, variants
+from . import bench, diff, report, show, sweep, variants
 
 app = typer.Typer(
     help="How far is a fused cross-entropy kernel from the truth, and why?",
@@ -18,5 +18,5 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for module in (report, show, diff, sweep, variants):
+for module in (report, bench, show, diff, sweep, variants):
     app.command()(getattr(module, module.__name__.rpartition(".")[2]))

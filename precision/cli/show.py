@@ -12,13 +12,14 @@ from . import options
 
 
 def show(
-    file: Annotated[Path, typer.Argument(help="A report, sweep, committed study, or law report: JSON.")],
+    file: Annotated[Path, typer.Argument(help="A report, sweep, bench, committed study, or law report: JSON.")],
     html: Annotated[bool, typer.Option("--html", help="Also write the page again, beside the file.")] = False,
 ) -> None:
-    """Print a saved report, sweep, study or law report."""
-    from .. import study_view, sweep_view, view
+    """Print a saved report, sweep, bench, study or law report."""
+    from .. import bench_view, study_view, sweep_view, view
     from ..adder_check import AdderCheck
     from ..adder_study import AdderStudy
+    from ..bench import Bench
     from ..html import write_page
     from ..report import Report
     from ..saved import LawReport, read_saved
@@ -33,6 +34,8 @@ def show(
             view.show(found, console)
         elif isinstance(found, Sweep):
             sweep_view.show(found, console)
+        elif isinstance(found, Bench):
+            bench_view.show(found, console)
         elif isinstance(found, AdderStudy):
             study_view.show_adders(found, console)
         elif isinstance(found, AdderCheck):

@@ -7,13 +7,14 @@ from pathlib import Path
 import jinja2
 
 from ..adder_check import AdderCheck
+from ..bench import Bench
 from ..exhaustive import ExhaustiveTable
 from ..files import write_text
 from ..provenance import Provenance
 from ..report import Report
 from ..saved import Study
 from ..sweep import Sweep
-from . import studies
+from . import bench, studies
 from .condition import condition
 from .figure import Figure, Section
 from .filter_page import filter_page
@@ -70,6 +71,8 @@ def _contents(shown: Shown) -> tuple[str, str, list[Section], list[str]]:
         return "Error budgets", subtitle, sections(shown), [result.variant for result in shown.results]
     if isinstance(shown, Sweep):
         return "Sweep", where(shown), [_sweep(shown, axis) for axis in shown.axes], []
+    if isinstance(shown, Bench):
+        return "Side by side", bench.where(shown), bench.sections(shown), []
     if isinstance(shown, ExhaustiveTable):
         figure = Figure(title=shown.provenance.device, tables=[studies.exhaustive_rows(shown)], open_tables=True)
         only = Section(slug="exhaustive", title="Every input", intro="", figures=[figure])

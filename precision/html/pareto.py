@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -11,8 +11,12 @@ from ..report import Report, Result
 from ..timing import Timing
 from .figure import Figure, Section, Table, number
 from .names import GRADIENTS
-from .plot import MUTED, log_axis, panel, plain_ticks, series
+from .plot import MUTED, SERIES, Series, log_axis, panel, plain_ticks, series
 
+HOW = (
+    "Lower is closer to the truth (1 is two roundings), further left is cheaper. The dashed steps join those that no "
+    "other beats in both; one above and to the right of another has nothing to offer here."
+)
 BASELINE = Path(__file__).parents[1] / "baselines" / "gemma-alpaca-bfloat16.json"
 
 
@@ -40,20 +44,7 @@ def _figure(report: Report, title: str) -> Figure:
     head = report.head
 
     def draw(name: str, cost: Callable[[Timing], float], label: str) -> Callable[[Axes], None]:
-        def on(axes: Axes) -> None:
-            log_axis(axes, "y")
-            points = [(cost(t), _times(report, r, name)) for r, t in timed]
-            for line, (x, y) in zip(lines, points, strict=True):
-                axes.plot(x, y, "o", color=line.colour, markersize=7)
-            best = sorted(p for p in points if not any(q != p and q[0] <= p[0] and q[1] <= p[1] for q in points))
-            axes.step(*zip(*best, strict=True), where="post", color=MUTED, linewidth=1, linestyle=(0, (3, 2)))
-            axes.set_xlim(0)
-            axes.set_xlabel(label)
-            low, high = axes.get_ylim()
-            ticks = [t for t in (0.5, 1, 2, 5, 10, 20, 50, 100) if low <= t <= high]
-            plain_ticks(axes, "y", ticks, [number(t) for t in ticks])
-
-        return on
+        return frontier([(cost(t), _times(report, r, name)) for r, t in timed], lines, label)
 
     costs: tuple[tuple[Callable[[Timing], float], str], ...] = (
         (lambda t: t.forward_over_product + t.backward_over_product, "time of forward and backward / product"),
@@ -61,10 +52,8 @@ def _figure(report: Report, title: str) -> Figure:
     )
     return Figure(
         title=title,
-        how="Lower is closer to the truth (1 is two roundings), further left is cheaper. The dashed steps join the "
-        "variants that no other beats in both; a variant above and to the right of another has nothing to offer here. "
-        f"{head['name']}: N={head['tokens']}, V={head['vocabulary']}, D={head['hidden']}, {head['dtype']}, on "
-        f"{report.provenance.device}.",
+        how=f"{HOW} {head['name']}: N={head['tokens']}, V={head['vocabulary']}, D={head['hidden']}, {head['dtype']}, "
+        f"on {report.provenance.device}.",
         panels=[
             panel(f"{short}: error over two roundings", draw(name, cost, label))
             for cost, label in costs
@@ -89,6 +78,24 @@ def _figure(report: Report, title: str) -> Figure:
             )
         ],
     )
+
+
+def frontier(points: Sequence[tuple[float, float]], lines: Sequence[Series], label: str) -> Callable[[Axes], None]:
+    """Draws (cost, error over the floor), one per line of the legend, and the steps that join the best."""
+
+    def on(axes: Axes) -> None:
+        log_axis(axes, "y")
+        for line, (x, y) in zip(lines, points, strict=True):
+            axes.plot(x, y, "os"[line.place // len(SERIES) % 2], color=line.colour, markersize=7)
+        best = sorted(p for p in points if not any(q != p and q[0] <= p[0] and q[1] <= p[1] for q in points))
+        axes.step(*zip(*best, strict=True), where="post", color=MUTED, linewidth=1, linestyle=(0, (3, 2)))
+        axes.set_xlim(0)
+        axes.set_xlabel(label)
+        low, high = axes.get_ylim()
+        ticks = [t for t in (0.5, 1, 2, 5, 10, 20, 50, 100) if low <= t <= high]
+        plain_ticks(axes, "y", ticks, [number(t) for t in ticks])
+
+    return on
 
 
 def _times(report: Report, result: Result, name: str) -> float:

@@ -1,0 +1,129 @@
+"""`ccelab bench`."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from ..shapes import GRID, Shape
+from ..table1 import HEAD, TOKENS
+from . import options
+
+SMALL = Shape(64, 2048, 64)
+"""What the interpreter does in seconds, where no shape is asked for."""
+
+
+def bench(
+    variant: Annotated[
+        list[str] | None, typer.Option(help="Preset, flag string, or all (the presets); repeatable.")
+    ] = None,
+    subject: Annotated[
+        list[str] | None,
+        typer.Option(help="A peer's name (a wrong one lists them all), or package.module:function; repeatable."),
+    ] = None,
+    table1: Annotated[bool, typer.Option("--table1", help="The rows of the paper's Table 1, at its shape.")] = False,
+    head: options.HeadOption = HEAD,
+    tokens: Annotated[int | None, typer.Option(min=1, help="N; default 64 on a CPU, 8192 on a GPU.")] = None,
+    vocabulary: options.VocabularyOption = None,
+    hidden: options.HiddenOption = None,
+    shape: Annotated[
+        list[str] | None, typer.Option(help="N,V,D instead of the three above; repeatable, measured in turn.")
+    ] = None,
+    grid: Annotated[
+        bool, typer.Option("--grid", help=f"{len(GRID)} shapes of models' heads, and the worst ratio over them.")
+    ] = False,
+    text: options.TextOption = None,
+    dtype: options.DtypeOption = options.Dtype.bfloat16,
+    device: options.DeviceOption = options.Device.auto,
+    softcap: options.SoftcapOption = None,
+    seed: options.SeedOption = 0,
+    repetitions: Annotated[int, typer.Option(min=2, help="Rounds that are timed, on a GPU.")] = 9,
+    html: Annotated[bool, typer.Option(help="Draw bench.html.")] = True,
+    out: Annotated[Path, typer.Option(help="Folder for bench.json and bench.html.")] = Path("out/bench"),
+) -> None:
+    """Measure variants and other people's losses side by side: errors, and on a GPU times and memory."""
+    console = Console()
+    place = options.choose_place(device)
+    import torch
+
+    from ccelab.kernels import PRESETS
+    from ccelab.reference import heads
+
+    from ..bench_view import show
+    from ..contestant import gather
+    from ..side_by_side import side_by_side
+
+    if not (variant or subject or table1):
+        variant, subject = ["all"], ["torch"]
+    path = out / "bench.json"
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    try:
+        names = [name for given in variant or [] for name in (PRESETS if given == "all" else [given])]
+        contestants = gather(names, subject or [], papers=table1)
+        shapes = _shapes(place, head, Shape(tokens or 0, vocabulary, hidden), shape or [], grid)
+        made_of = [
+            partial(
+                heads.resolve,
+                head,
+                tokens=n,
+                vocabulary=v,
+                hidden=d,
+                text=text,
+                seed=seed,
+                dtype=getattr(torch, dtype.value),
+                device=place,
+            )
+            for n, v, d in shapes
+        ]
+        out.mkdir(parents=True, exist_ok=True)  # fails now, not after the work
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task(f"head: {head}")
+            made = side_by_side(
+                made_of,
+                contestants,
+                device=place,
+                softcap=softcap,
+                repetitions=repetitions,
+                path=path,
+                progress=lambda step: bar.update(task, description=step),
+            )
+            written = [path]
+            if html:
+                from ..html import write_page
+
+                bar.update(task, description="drawing the page")
+                written.append(path.with_suffix(".html"))
+                write_page(made, written[-1])
+    except KeyboardInterrupt:
+        console.print(f"stopped; {path} holds what was measured" if path.exists() else "stopped", soft_wrap=True)
+        raise typer.Exit(130) from None
+    except (ValueError, TypeError, OSError, ModuleNotFoundError, RuntimeError) as error:
+        options.fail(str(error))
+    show(made, console)
+    console.print(f"written: {' and '.join(map(str, written))}", highlight=False, soft_wrap=True)
+
+
+def _shapes(place: str, head: str, one: Shape, several: list[str], grid: bool) -> list[Shape]:
+    """What is asked for, or what the place can do.
+
+    Raises:
+        ValueError: shapes are given in two ways, or the interpreter would take days for them.
+    """
+    if any(one) + bool(several) + grid > 1:
+        raise ValueError("give the shape by --tokens, --vocabulary and --hidden, or by --shape, or by --grid")
+    if grid and place == "cpu":
+        raise ValueError("--grid needs a GPU: the interpreter would take days for a shape. Try --shape 64,2048,64")
+    if grid:
+        return list(GRID)
+    if several:
+        return [Shape.parse(text) for text in several]
+    if place == "cuda":
+        return [one._replace(tokens=one.tokens or TOKENS)]
+    drawn = head == "gaussian" or head.startswith("planted:")
+    small = SMALL if drawn else Shape(SMALL.tokens)
+    return [Shape(one.tokens or small.tokens, one.vocabulary or small.vocabulary, one.hidden or small.hidden)]
