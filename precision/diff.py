@@ -48,7 +48,8 @@ class Delta:
     def ratio(self) -> float:
         if isinstance(self.before, str) or isinstance(self.after, str):
             return math.inf
-        return self.after / self.before if self.before else math.inf if self.after else 1.0
+        ratio = self.after / self.before if self.before else math.inf if self.after else 1.0
+        return math.inf if math.isnan(ratio) else ratio
 
 
 AVERAGES = ("normwise", "rms")
@@ -69,7 +70,7 @@ METRICS = (
 def diff(
     before: Report, after: Report, *, metrics: Collection[str] = METRICS, threshold: float | None = None
 ) -> list[Delta]:
-    """Every metric of every variant of `before`, the worst regression first; a variant that is gone is one.
+    """Every metric of every variant of `before`, the worst regression first; a variant or output that is gone is one.
 
     Raises:
         ValueError: the reports are of different heads, or share no variant, or a metric is unknown.
@@ -90,7 +91,7 @@ def diff(
         if new is None:
             found.append(_exact(old.variant, "", "verdict", "measured", "gone", Change.worse))
         else:
-            found += (d for d in _deltas(old, new, threshold, same_device) if d.metric in metrics)
+            found += (d for d in _deltas(old, new, threshold, same_device) if d.metric in metrics or d.after == "gone")
     order = list(Change)
     return sorted(found, key=lambda d: (order.index(d.change), -abs(math.log(max(d.ratio, 1e-300)))))
 
@@ -98,12 +99,17 @@ def diff(
 def _deltas(old: Result, new: Result, threshold: float | None, same_device: bool) -> Iterator[Delta]:
     def delta(output: str, metric: str, a: float, b: float, relative: float, least: float = 0.0) -> Delta:
         band = (relative if threshold is None else threshold) * a + least
-        change = Change.worse if b > a + band else Change.better if b < a - band else Change.same
+        a_is_number, b_is_number = not math.isnan(a), not math.isnan(b)
+        if a_is_number and b_is_number:
+            change = Change.worse if b > a + band else Change.better if b < a - band else Change.same
+        else:  # an error that is no number is worse than any
+            change = _compare(b_is_number, a_is_number)
         return Delta(variant=old.variant, output=output, metric=metric, before=a, after=b, band=band, change=change)
 
     for output, a in old.outputs.items():
         b = new.outputs.get(output)
         if b is None:
+            yield _exact(old.variant, output, "verdict", "measured", "gone", Change.worse)
             continue
         for metric in AVERAGES:
             statistical = 3 / math.sqrt(a.elements) * getattr(a, metric)

@@ -71,6 +71,7 @@ def moved_softmax(part: ResidualChunk, lse: Tensor, error: Tensor, of_logit: Ten
     # Written without p for large errors: p may be 0 in float64 where the moved one is not.
     log_p = torch.where(part.softmax > 0, torch.log(part.softmax), part.logits - lse)
     grown = torch.where(error < 1, part.softmax * torch.expm1(error), torch.exp(log_p + error))
+    grown = torch.where(of_logit == torch.inf, torch.inf, grown)  # of a masked class too, whose p is exp(-inf)
     return torch.where((part.logits == -torch.inf) & (of_logit == 0), 0.0, grown)
 
 

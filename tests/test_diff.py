@@ -76,6 +76,21 @@ def test_a_worse_verdict_and_a_variant_that_is_gone(report: Report) -> None:
     assert (gone.variant, gone.change, gone.after) == ("cce-exact", Change.worse, "gone")
 
 
+def test_an_error_that_is_no_number_and_an_output_that_is_gone(report: Report) -> None:
+    broken = changed(report, scaled("normwise", float("nan")))
+    first = diff(report, broken)[0]
+    assert (first.metric, first.change) == ("normwise", Change.worse)
+    assert diff(broken, report)[0].change is Change.better
+    assert {delta.change for delta in diff(broken, broken)} == {Change.same}
+
+    def without(result: Result) -> Result:
+        return replace(result, outputs={name: m for name, m in result.outputs.items() if name != "d_classifier"})
+
+    for metrics in (["normwise"], ["verdict", "rms"]):
+        gone = diff(report, changed(report, without), metrics=metrics)[0]
+        assert (gone.output, gone.change, gone.after) == ("d_classifier", Change.worse, "gone")
+
+
 def test_reports_that_do_not_fit(report: Report) -> None:
     with pytest.raises(ValueError, match=r"different heads .*tokens: 20 and 21"):
         diff(report, replace(report, head={**report.head, "tokens": 21}))

@@ -129,6 +129,12 @@ def test_a_report_of_schema_1_has_its_page() -> None:
     assert set(PAGES) <= set(Parts(text).ids)
 
 
+def test_one_class_and_one_token_have_a_page() -> None:
+    """Loss and gradients are exactly 0: curves of errors have no point to show."""
+    head = resolve("gaussian", tokens=1, vocabulary=1, hidden=1)
+    assert "<svg" in render(build_report(head, [Variant.parse("cce")], by_stage=False))
+
+
 def test_the_same_report_gives_the_same_page(report: Report) -> None:
     def without_serials(text: str) -> str:
         return re.sub(r"\bp\d+-", "p-", text)

@@ -28,6 +28,8 @@ def survival(report: Report) -> Section:
                 if curve is None:
                     continue
                 points = [(2.0**x, y) for x, y in zip(curve.log2_ratio, curve.share, strict=True) if y > 0]
+                if not points:  # every element is exact, or next to it: nothing to see
+                    continue
                 least = min([least, *(y for _, y in points)])
                 axes.step(
                     *zip(*points, strict=True),
