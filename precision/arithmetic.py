@@ -61,12 +61,13 @@ class Interpreter(Arithmetic):
     name: str = "Triton's interpreter"
 
     def product(self, terms: int) -> float:
-        return 1.0 + (terms + 4) * DOUBLE_U / U
+        return 1.0 + (2 * terms + 4) * DOUBLE_U / U
 
     def chain(self, absolute: Tensor, largest: Tensor, d: int, block_d: int, fmt: Format) -> Tensor:
-        """Of the first block one rounding, of each other its own, of at most 2 P, and one of the sum."""
+        """Of the first block one rounding, of each other its own, of at most 2 P, and one of the sum. float64 sums
+        twice: in the kernel and in the oracle."""
         roundings = 3 * -(-d // block_d) - 2
-        return (U * roundings * largest + (d + 4) * DOUBLE_U * absolute) / (1 - roundings * U)
+        return (U * roundings * largest + (2 * d + 4) * DOUBLE_U * absolute) / (1 - roundings * U)
 
     def sum(self, terms: int) -> int:
         """Eight running sums for up to 128 terms, joined in three steps, and halves of what is longer."""
