@@ -14,6 +14,7 @@ from ccelab.reference.formula import Rows
 from . import stages
 from .accumulation import Accumulation
 from .arithmetic import DOUBLE_U, Arithmetic
+from .filtered_sum import FilteredSum
 from .formats import Format, U
 from .forward_budget import ForwardError, moved_softmax
 from .logit_error import LogitError, logit_error, steepest_cap
@@ -54,8 +55,7 @@ class GradientBudget:
 
     def chunks(self, order: Tensor | None) -> Iterator[tuple[Tensor, Terms, Terms | None]]:
         """(columns, bound of dC there, bound of dbias there) for each chunk of the vocabulary; dE's grows with them."""
-        self._sum = Accumulation(self.variant.accumulate, self.fmt, self.stream.embeddings, self.scale / HEADROOM)
-        self._increments, self._dropped = Terms(self.by_stage), torch.zeros_like(self.stream.embeddings)
+        self._sum = self._filtered(self.stream.embeddings, self.variant.filter_e, self.scale / HEADROOM)
         for part in self.stream.residuals(self.rows, order):
             dg = self._residual_error(part)
             surely, maybe = self._live_tiles(part.residual, dg.total)
@@ -66,8 +66,11 @@ class GradientBudget:
     @property
     def d_embeddings(self) -> Terms:
         """(N, D), after all chunks."""
-        terms = self._sum.terms(self.by_stage, self._increments)
-        return terms.add("is_live", stages.is_live(self._dropped)) if self.variant.filter_e else terms
+        return self._sum.terms()
+
+    def _filtered(self, like: Tensor, is_filtered: bool, scale: Tensor | float = 1.0) -> FilteredSum:
+        total = Accumulation(self.variant.accumulate, self.fmt, like, scale)
+        return FilteredSum(total, is_filtered=is_filtered, oracle_share=self.oracle_share, by_stage=self.by_stage)
 
     def _residual_error(self, part: ResidualChunk) -> Terms:
         """(N, n) bounds on the fp32 residual, before its cast."""
@@ -125,8 +128,8 @@ class GradientBudget:
 
     def _spread(self, tiles: Tensor, like: Tensor) -> Tensor:
         """(N, n) from (row blocks, vocabulary tiles)."""
-        rows = tiles.repeat_interleave(self.tiles.block_n, 0)[: like.shape[0]]
-        return rows.repeat_interleave(self.tiles.block_v, 1)[:, : like.shape[1]]
+        rows = _elements(tiles, self.tiles.block_n, like.shape[0])
+        return _elements(rows.T, self.tiles.block_v, like.shape[1]).T
 
     def _weights(self, g: Tensor, dg: Terms, scale: Tensor, terms: int) -> Terms:
         """(N, n) what errors of the residual and of its product come to, as weights on |C| or |E|."""
@@ -140,8 +143,7 @@ class GradientBudget:
         if not self.variant.filter_e:
             surely = maybe = torch.ones_like(surely)
         self.live_e = (self.live_e[0] + int(surely.sum()), self.live_e[1] + int(maybe.sum()))
-        whole, doubtful = weight.total, torch.zeros_like(self._dropped)
-        oracle = torch.zeros_like(self._dropped)
+        whole = weight.total
         for tile in range(surely.shape[1]):
             span = slice(tile * block, (tile + 1) * block)
             v = g[:, span] @ classifier[span]
@@ -150,24 +152,11 @@ class GradientBudget:
             largest = (g.abs() + whole)[:, span].sum(1, keepdim=True) * classifier[span].abs().amax(0)
             own = overflowing(largest, own, LARGEST_FP32 * self.scale)  # HEADROOM comes after the product
             dv = whole[:, span] @ classifier[span].abs() + own
-            live, unsure = self._rows_of(surely[:, tile]), self._rows_of(maybe[:, tile] & ~surely[:, tile])
-            self._dropped += torch.where(live | unsure, 0.0, v)
-            left_out = torch.where(live | unsure, 0.0, dv * self.oracle_share)
-            in_doubt = torch.where(unsure, v.abs(), 0.0)
-            self._sum.error += left_out
-            self._sum.add(torch.where(live | unsure, v, 0.0), torch.where(live | unsure, dv, 0.0) + in_doubt)
-            oracle += left_out + torch.where(live | unsure, own, 0.0)
-            doubtful += in_doubt
+            rows = (_elements(live[:, tile], self.tiles.block_n, len(v))[:, None] for live in (surely, maybe))
+            self._sum.add(v, dv, own, *rows)
         if self.by_stage:
-            kept = self._spread(maybe, g)
-            for stage, w in weight.masked(kept).items():
-                self._increments.add(stage, w @ classifier.abs())
-            self._increments.add("tile_product", oracle)
-            if self.variant.filter_e:
-                self._increments.add("is_live", doubtful)
-
-    def _rows_of(self, blocks: Tensor) -> Tensor:
-        return blocks.repeat_interleave(self.tiles.block_n)[: len(self.size), None]
+            for stage, w in weight.masked(self._spread(maybe, g)).items():
+                self._sum.increments.add(stage, w @ classifier.abs())
 
     def _walk_rows(self, part: ResidualChunk, dg: Terms, surely: Tensor, maybe: Tensor) -> Terms:
         """(n, D) the bound of dC in these columns."""
@@ -178,10 +167,7 @@ class GradientBudget:
         scale = torch.cat([s.amax().expand(len(s), 1) for s in self.scale.split(block)])
         weight = self._weights(part.residual, dg, scale, block)
         whole = weight.total
-        total = Accumulation(
-            self.variant.accumulate, self.fmt, embeddings.new_zeros((len(part.columns), embeddings.shape[1]))
-        )
-        dropped, doubtful, oracle = (torch.zeros_like(total.sum) for _ in range(3))
+        total = self._filtered(embeddings.new_zeros((len(part.columns), embeddings.shape[1])), self.variant.filter_c)
         for place in range(surely.shape[0]):
             span = slice(place * block, (place + 1) * block)
             e = embeddings[span]
@@ -191,27 +177,12 @@ class GradientBudget:
             largest = (part.residual.abs() + whole)[span].sum(0)[:, None] * e.abs().amax(0)
             own = overflowing(largest, own, LARGEST_FP32 * (1.0 if self.fmt.is_fp32 else scale[span].amax()))
             dv = whole[span].T @ e.abs() + own
-            live, unsure = self._columns_of(surely[place], v), self._columns_of(maybe[place] & ~surely[place], v)
-            dropped += torch.where(live | unsure, 0.0, v)
-            left_out = torch.where(live | unsure, 0.0, dv * self.oracle_share)
-            in_doubt = torch.where(unsure, v.abs(), 0.0)
-            total.error += left_out
-            total.add(torch.where(live | unsure, v, 0.0), torch.where(live | unsure, dv, 0.0) + in_doubt)
-            oracle += left_out + torch.where(live | unsure, own, 0.0)
-            doubtful += in_doubt
-        increments = Terms(self.by_stage)
+            columns = (_elements(live[place], self.tiles.block_v, len(v))[:, None] for live in (surely, maybe))
+            total.add(v, dv, own, *columns)
         if self.by_stage:
-            kept = self._spread(maybe, part.residual)
-            for stage, w in weight.masked(kept).items():
-                increments.add(stage, w.T @ embeddings.abs())
-            increments.add("tile_product", oracle)
-            if self.variant.filter_c:
-                increments.add("is_live", doubtful)
-        terms = total.terms(self.by_stage, increments)
-        return terms.add("is_live", stages.is_live(dropped)) if self.variant.filter_c else terms
-
-    def _columns_of(self, tiles: Tensor, like: Tensor) -> Tensor:
-        return tiles.repeat_interleave(self.tiles.block_v)[: len(like), None]
+            for stage, w in weight.masked(self._spread(maybe, part.residual)).items():
+                total.increments.add(stage, w.T @ embeddings.abs())
+        return total.terms()
 
     def _bias_bound(self, g: Tensor, dg: Terms) -> Terms:
         """(n,) the bound of dbias in these columns."""
@@ -225,6 +196,11 @@ class GradientBudget:
         cast = storage.u * total + storage.tiny / 2
         fits = (size < LARGEST_FP32) & (total < storage.largest)
         return terms.add("cast_output", torch.where(fits, cast, torch.inf))
+
+
+def _elements(tiles: Tensor, block: int, size: int) -> Tensor:
+    """`size` entries along the first dimension from one for each block of them."""
+    return tiles.repeat_interleave(block, 0)[:size]
 
 
 def _times(size: Tensor, slope: Tensor) -> Tensor:
