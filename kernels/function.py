@@ -189,7 +189,7 @@ def linear_cross_entropy(
 
 
 @host_stage
-def reduce_losses(loss: Tensor, divisor: int) -> Tensor:
+def reduce_losses(loss: Tensor, divisor: float) -> Tensor:
     """The sum over `divisor`, rounded once: it is taken in float64, which costs nothing beside the logits."""
     return (loss.sum(dtype=torch.float64) / divisor).float()
 

@@ -9,11 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ccelab.kernels import Schedule, Tiles, Variant
-from ccelab.kernels.launch import Call
-from ccelab.kernels.probe import own_logits
+from ccelab.kernels import Tiles
 
-from .emulation import HOPPER
+from .emulation import HOPPER, with_own_logits
 from .files import read_json
 from .provenance import Provenance, provenance
 
@@ -26,6 +24,7 @@ TILES = {
     "backward": Tiles(block_n=128, block_v=128, block_d=64, warps=8, stages=3),
 }
 Logits = Callable[[Tensor, Tensor, Tiles], Tensor]
+OWN_LOGITS: Logits = with_own_logits(HOPPER).logits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,22 +54,15 @@ class AdderCheck:
         return read_json(cls, path, "check of the adder", (SCHEMA,))
 
 
-def device_logits(e: Tensor, c: Tensor, tiles: Tiles) -> Tensor:
-    """(N, V) fp32 products of the kernels, in tiles of that shape."""
-    schedule = Schedule(forward=tiles, backward=tiles)
-    targets = torch.zeros(len(e), dtype=torch.int64, device=e.device)
-    return own_logits(Call(e, c, None, targets, -100, None, Variant(), schedule), 0, len(c))
-
-
 def adder_check(
     device: torch.device,
-    logits: Logits = device_logits,
+    logits: Logits = OWN_LOGITS,
     *,
     lengths: Sequence[int] = LENGTHS,
     side: int = SIDE,
     progress: Callable[[int, int, str], None] = lambda done, of, step: None,
 ) -> AdderCheck:
-    """Compares `logits` on `device` with the Hopper model; about a minute on an H100."""
+    """Compares `logits`, which are the kernels' own, on `device` with the Hopper model; about a minute on an H100."""
     check = AdderCheck(provenance=provenance(device))
     dtypes = (torch.bfloat16, torch.float16)
     plan = [(dtype, length, kind) for dtype in dtypes for length in lengths for kind in KINDS]

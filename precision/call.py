@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from ccelab.kernels import Schedule, Statistics, Variant, launch, linear_cross_entropy
+from ccelab.kernels.function import reduce_losses
 from ccelab.kernels.probe import own_logits
 from ccelab.reference import Problem, Solution
 
@@ -43,13 +44,11 @@ def run(problem: Problem, variant: Variant, schedule: Schedule) -> tuple[Solutio
     )
     d_loss, d_lse = problem.upstream()
     torch.autograd.backward((loss, lse), (d_loss.float(), d_lse.float()))
-    weights = problem.row_weights()
-    reduced = loss.detach().sum(dtype=torch.float64) / (
-        max(float(weights.sum()), 1.0) if problem.reduction == "mean" else 1
-    )
+    loss = loss.detach()
+    divisor = max(float(problem.row_weights().sum()), 1.0) if problem.reduction == "mean" else 1
     return Solution(
-        loss=loss.detach(),
-        reduced=loss.detach() if problem.reduction == "none" else reduced.float(),
+        loss=loss,
+        reduced=loss if problem.reduction == "none" else reduce_losses(loss, divisor),
         lse=lse.detach(),
         d_embeddings=embeddings.grad,
         d_classifier=classifier.grad,
