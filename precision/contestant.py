@@ -119,7 +119,8 @@ def check(one: Contestant, problem: Problem, truth: Solution, floors: dict[str, 
         if found.normwise >= 1:
             raise Wrong(f"{name} is no nearer to the truth than zeros: its error is {found.normwise:.3g}")
         errors[name] = found.normwise
-    over = {name: errors[name] / floors[name].two_roundings for name in names if floors[name].two_roundings}
+    times = {name: floors[name].times(errors[name]) for name in names}
+    over = {name: ratio for name, ratio in times.items() if ratio is not None}
     return Checked(errors=errors, over_floor=over, kept=_kept(stats) if stats else {})
 
 

@@ -20,6 +20,10 @@ class Floor:
     one_rounding: float  # the exact gradient, rounded once
     two_roundings: float  # the residual rounded once, then the gradient; everything else exact
 
+    def times(self, error: float) -> float | None:
+        """A normwise error over that of two roundings; None where those cost nothing."""
+        return error / self.two_roundings if self.two_roundings else None
+
 
 def floors(problem: Problem, truth: Solution) -> dict[str, Floor]:
     """The floors of dE and dC, by their names in `Solution`, for the storage format of the problem.

@@ -48,20 +48,16 @@ def _filled(text: str) -> str:
 
 def floors(report: Report, result: Result, output: str) -> str:
     """Error over that of two roundings."""
-    return f"{result.outputs[output].normwise / report.floors[output].two_roundings:.2f}"
-
-
-def by_name(report: Report, name: str) -> Result:
-    return next(result for result in report.results if result.variant == name)
+    return f"{report.over_floor(result, output):.2f}"
 
 
 def _both(paper: Report, real: Report, name: str, output: str) -> str:
-    return f"{floors(paper, by_name(paper, name), output)} and {floors(real, by_name(real, name), output)}"
+    return f"{floors(paper, paper.result(name), output)} and {floors(real, real.result(name), output)}"
 
 
-def kept(result: Result, side: str = "e") -> float:
-    """Percent of tiles."""
-    return 100 * result.tiles[f"kept_{side}"] / (result.tiles[f"kept_{side}"] + result.tiles[f"skipped_{side}"])
+def _kept(report: Report, name: str) -> str:
+    """Percent of the tiles of dE."""
+    return f"{100 * (report.result(name).kept(E) or 0.0):.0f}"
 
 
 def _intro(paper: Report, real: Report) -> str:
@@ -76,21 +72,17 @@ def _intro(paper: Report, real: Report) -> str:
     )
 
 
-def _share(result: Result, output: str, stage: str) -> float:
-    return next((row.share or 0.0 for row in result.stages[output].rows if row.stage == stage), 0.0)
-
-
 def _stages(staged: Report) -> Iterator[str]:
     explained = [t.explained for r in staged.results for t in r.stages.values() if t.explained is not None]
-    cce, exact, kahan = (by_name(staged, name) for name in ("cce", "cce-exact", "cce-kahan"))
+    cce, exact, kahan = (staged.result(name).stages[E].share for name in ("cce", "cce-exact", "cce-kahan"))
     yield (
         f"An emulation of the kernels, stage by stage, explains at least {100 * min(explained):.2f} % of the squared "
         f"error of every output of every variant on the real head. Of the error of dE in `cce`, "
-        f"{100 * _share(cce, E, 'add_increment'):.0f} % come from adding up in bf16 and "
-        f"{100 * _share(cce, E, 'is_live'):.0f} % from the filter. With Kahan's sums the filter is the largest part "
-        f"({100 * _share(kahan, E, 'is_live'):.0f} %). `cce-exact` has only its two casts left: the residual's "
-        f"({100 * _share(exact, E, 'cast_residual'):.0f} %) and the result's "
-        f"({100 * _share(exact, E, 'cast_output'):.0f} %)."
+        f"{100 * cce('add_increment'):.0f} % come from adding up in bf16 and "
+        f"{100 * cce('is_live'):.0f} % from the filter. With Kahan's sums the filter is the largest part "
+        f"({100 * kahan('is_live'):.0f} %). `cce-exact` has only its two casts left: the residual's "
+        f"({100 * exact('cast_residual'):.0f} %) and the result's "
+        f"({100 * exact('cast_output'):.0f} %)."
     )
 
 
@@ -99,8 +91,8 @@ def _filter(paper: Report, real: Report) -> Iterator[str]:
         "At the paper's threshold of 2^-12 and with Kahan's sums, the filter takes dE from "
         f"{_both(paper, real, 'cce-no-filter,accumulate=kahan', E)} to {_both(paper, real, 'cce-kahan', E)}, and dC "
         f"from {_both(paper, real, 'cce-no-filter,accumulate=kahan', C)} to {_both(paper, real, 'cce-kahan', C)}. It "
-        f"keeps {kept(by_name(paper, 'cce')):.0f} and {kept(by_name(real, 'cce')):.0f} % of the tiles; without the "
-        f"sort {kept(by_name(paper, 'cce-no-sort')):.0f} and {kept(by_name(real, 'cce-no-sort')):.0f} %. So it is not "
+        f"keeps {_kept(paper, 'cce')} and {_kept(real, 'cce')} % of the tiles; without the "
+        f"sort {_kept(paper, 'cce-no-sort')} and {_kept(real, 'cce-no-sort')} %. So it is not "
         "below bf16's own rounding where it drops much, and costs little where it drops little; sorting decides which. "
         "With sums in bf16 none of this can be seen, since they cost more. All this is of whole tiles of 128 x 128, "
         "the paper's granularity; finer ones are not built yet."
@@ -121,7 +113,7 @@ def _threshold(eps: Sweep) -> Iterator[str]:
 
 
 def _dead(staged: Report) -> Iterator[str]:
-    result = by_name(staged, "cce")
+    result = staged.result("cce")
     dead = result.dead_rows
     if dead is not None:
         yield (
@@ -155,11 +147,11 @@ def _extremes(extremes: Sweep) -> Iterator[str]:
 
 
 def _loss(paper: Report, staged: Report) -> Iterator[str]:
-    first, exact = paper.results[0], by_name(staged, "cce-exact")
+    first, exact = paper.results[0], staged.result("cce-exact")
     yield (
         f"At the paper's shape the mean loss is {abs(first.mean_loss_error):.1e} from the truth and "
         f"{abs(first.mean_loss_error_own_logits):.1e} from float64 over the kernel's own logits. Per token, "
-        f"{100 * _share(exact, 'loss', 'dot_logits'):.1f} % of the squared error are those of the logits: of the "
+        f"{100 * exact.stages['loss'].share('dot_logits'):.1f} % of the squared error are those of the logits: of the "
         "tensor core, which truncates. Target and sum take the same logits, so that most of its bias cancels."
     )
 
@@ -184,16 +176,16 @@ def _advice(paper: Report, real: Report) -> Iterator[str]:
     yield (
         "For fine-tuning, where the model is sure of most tokens and rare words may stay as they are: `cce-kahan`, or "
         "`cce-kahan,eps=2^-14`, which brings dE to Kahan's own error. `cce` itself only where an error of dE of "
-        f"{100 * by_name(paper, 'cce').outputs[E].normwise:.0f} % of its norm is small beside the noise of the batch."
+        f"{100 * paper.result('cce').outputs[E].normwise:.0f} % of its norm is small beside the noise of the batch."
     )
 
 
 def _claims(paper: Report, real: Report, staged: Report) -> Iterator[str]:
     yield (
         "That a threshold of 2^-12 loses nothing that bf16 would keep: true of dC's norm, not of dE on a vocabulary of "
-        f"{paper.head['vocabulary']} ({floors(paper, by_name(paper, 'cce-kahan'), E)} floors), and not of the rows of "
+        f"{paper.head['vocabulary']} ({floors(paper, paper.result('cce-kahan'), E)} floors), and not of the rows of "
         "rare words. That Kahan's sums repair what bf16 loses: nearly "
         f"({_both(paper, real, 'cce-no-filter,accumulate=kahan', E)}). That sorting the vocabulary empties tiles: "
-        f"{kept(by_name(real, 'cce-no-sort')):.0f} to {kept(by_name(real, 'cce')):.0f} % on the real head. That the "
+        f"{_kept(real, 'cce-no-sort')} to {_kept(real, 'cce')} % on the real head. That the "
         f"loss is that of the full computation: yes, to {abs(paper.results[0].mean_loss_error):.1e}."
     )

@@ -73,8 +73,7 @@ def _stages() -> str:
     report = Report.read(BASELINES / f"{STAGES}.json")
     tables = [table for result in report.results for table in result.stages.values()]
     explained = min(table.explained for table in tables if table.explained is not None)
-    cce = next(result for result in report.results if result.variant == "cce")
-    share = next(row.share or 0.0 for row in cce.stages["d_embeddings"].rows if row.stage == "add_increment")
+    share = report.result("cce").stages["d_embeddings"].share("add_increment")
     text = (
         f"Why they are off: {100 * share:.0f} % of the squared error of dE in `cce` come from adding up in bf16. The "
         f"kernels were emulated stage by stage; on the real head the emulation explains at least "
@@ -85,17 +84,16 @@ def _stages() -> str:
 
 def _summary(report: Report) -> str:
     """What sums and filters cost dE, in words."""
-    floor = report.floors["d_embeddings"].two_roundings
     unfiltered = {
-        r.flags["accumulate"]: f"{r.outputs['d_embeddings'].normwise / floor:.2f}"
+        r.flags["accumulate"]: f"{report.over_floor(r, 'd_embeddings'):.2f}"
         for r in report.results
         if not r.flags["filter_e"] and not r.flags["filter_c"]
     }
-    filtered = next(r for r in report.results if r.variant == "cce-kahan")
+    filtered = report.over_floor(report.result("cce-kahan"), "d_embeddings")
     return (
         f"the paper's sums in bf16 put dE {unfiltered['storage']} times as far from the truth as two roundings would, "
         f"Kahan sums {unfiltered['kahan']} times, fp32 sums {unfiltered['fp32']} times; with the filter, Kahan sums "
-        f"come to {filtered.outputs['d_embeddings'].normwise / floor:.2f}."
+        f"come to {filtered:.2f}."
     )
 
 
@@ -113,11 +111,10 @@ def _table(report: Report) -> str:
 def _row(result: Result, report: Report) -> str:
     cells = [f"`{result.variant}`"]
     for name in ("d_embeddings", "d_classifier"):
-        error = result.outputs[name].normwise
-        cells += [f"{error:.2e}", f"{error / report.floors[name].two_roundings:.2f}"]
-    cells.append(f"{max(m.over_budget or 0.0 for m in result.outputs.values()):.2f}")
-    kept = (100 * result.tiles[f"kept_{s}"] / (result.tiles[f"kept_{s}"] + result.tiles[f"skipped_{s}"]) for s in "ec")
-    cells.append(", ".join(f"{share:.0f} %" for share in kept))
+        cells += [f"{result.outputs[name].normwise:.2e}", f"{report.over_floor(result, name):.2f}"]
+    cells.append(f"{result.closest:.2f}")
+    kept = (result.kept(name) or 0.0 for name in ("d_embeddings", "d_classifier"))
+    cells.append(", ".join(f"{100 * share:.0f} %" for share in kept))
     t = result.timing
     cells += ["", ""] if t is None else [f"{t.forward_over_product:.2f}", f"{t.backward_over_product:.1f}"]
     return f"| {' | '.join(cells)} |"

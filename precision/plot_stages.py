@@ -24,21 +24,18 @@ STYLE = {"svg.fonttype": "none", "svg.hashsalt": "ccelab", "font.family": "DejaV
 
 def draw(report: Report) -> str:
     """SVG: a bar per variant, as long as ||dE - truth||^2 over that of two roundings, cut by the stages' shares."""
-    floor = report.floors[OUTPUT].two_roundings
     results = [result for result in report.results if OUTPUT in result.stages]
     with matplotlib.rc_context(STYLE):  # type: ignore[arg-type]
         figure = Figure(figsize=(8.4, 0.34 * len(results) + 1.5), layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()
         for place, result in enumerate(results):
-            shares = {row.stage: row.share or 0.0 for row in result.stages[OUTPUT].rows}
-            total = result.outputs[OUTPUT].normwise / floor
             left = 0.0
-            parts = [(shares.get(stage, 0.0), colour) for stage, (_, colour) in SHOWN.items()]
+            parts = [(result.stages[OUTPUT].share(stage), colour) for stage, (_, colour) in SHOWN.items()]
             for share, colour in [*parts, (1.0 - sum(share for share, _ in parts), OTHERS[1])]:
                 axes.barh(place, max(share, 0.0) * 100, left=left, color=colour, height=0.7)
                 left += max(share, 0.0) * 100
-            axes.text(left + 1, place, f"{total:.2f}", va="center")
+            axes.text(left + 1, place, f"{report.over_floor(result, OUTPUT):.2f}", va="center")
         for label, colour in [*SHOWN.values(), OTHERS]:
             axes.barh(0, 0, color=colour, label=label)
         axes.set_yticks(range(len(results)), [result.variant for result in results])

@@ -48,6 +48,17 @@ class Result:
     dead_rows: DeadRows | None = None
     reproduce: str | None = None  # the command that measures this variant on this head again
 
+    @property
+    def closest(self) -> float:
+        """The largest error over its bound, of all outputs."""
+        return max(m.over_budget or 0.0 for m in self.outputs.values())
+
+    def kept(self, output: str) -> float | None:
+        """The share of its tiles that a gradient's filter kept; None where no tiles were counted."""
+        side = {"d_embeddings": "e", "d_classifier": "c"}[output]
+        kept, skipped = self.tiles[f"kept_{side}"], self.tiles[f"skipped_{side}"]
+        return kept / (kept + skipped) if kept + skipped else None
+
 
 @dataclass(kw_only=True)
 class Report:
@@ -60,6 +71,14 @@ class Report:
     results: list[Result] = field(default_factory=list)
     complete: bool = False
     schema: int = SCHEMA
+
+    def result(self, variant: str) -> Result:
+        """Raises StopIteration where the variant was not measured."""
+        return next(result for result in self.results if result.variant == variant)
+
+    def over_floor(self, result: Result, output: str) -> float | None:
+        """The error of a gradient over that of two roundings; None where those cost nothing."""
+        return self.floors[output].times(result.outputs[output].normwise)
 
     def to_json(self) -> str:
         return to_json(self)

@@ -29,6 +29,10 @@ class StageTable:
     explained: float | None = None  # how much of the error the stages account for together
     residue: float | None = None  # what they leave, / ||truth||
 
+    def share(self, stage: str) -> float:
+        """Of the measured error; 0 where the stage is not among them or was not measured."""
+        return next((row.share or 0.0 for row in self.rows if row.stage == stage), 0.0)
+
 
 def stage_tables(
     norms: Mapping[str, Mapping[str, float]],

@@ -203,21 +203,15 @@ def _schedule(schedule: Schedule, values: Mapping[str, float]) -> Schedule:
 
 
 def _kept(name: str, result: Result, report: Report) -> PointResult:
-    kept = {}
-    for side, output in (("e", "d_embeddings"), ("c", "d_classifier")):
-        all_tiles = result.tiles[f"kept_{side}"] + result.tiles[f"skipped_{side}"]
-        kept[output] = result.tiles[f"kept_{side}"] / all_tiles if all_tiles else 1.0
+    kept = {output: result.kept(output) for output in ("d_embeddings", "d_classifier")}
+    times = {output: report.over_floor(result, output) for output in report.floors}
     timing = result.timing
     return PointResult(
         variant=name,
         error={output: m.normwise for output, m in result.outputs.items()},
-        over_floor={
-            output: result.outputs[output].normwise / floor.two_roundings
-            for output, floor in report.floors.items()
-            if floor.two_roundings
-        },
-        over_budget=max(m.over_budget or 0.0 for m in result.outputs.values()),
-        kept=kept,
+        over_floor={output: ratio for output, ratio in times.items() if ratio is not None},
+        over_budget=result.closest,
+        kept={output: 1.0 if share is None else share for output, share in kept.items()},
         mass=result.filtered_mass.get("mean", 0.0),
         mean_loss_error=result.mean_loss_error,
         dead_rows=result.dead_rows,

@@ -93,10 +93,8 @@ def gaps(result: Result) -> list[str]:
 def limitations(result: Result, floors: Mapping[str, Floor]) -> list[str]:
     found = []
     for output, floor in floors.items():
-        if output not in result.outputs or not floor.two_roundings:
-            continue
-        times = result.outputs[output].normwise / floor.two_roundings
-        if times > FLOORS_ALLOWED:
+        times = floor.times(result.outputs[output].normwise) if output in result.outputs else None
+        if times is not None and times > FLOORS_ALLOWED:
             found.append(
                 f"{NAMES[output]} is {times:.1f} times as far from the truth as two roundings would put it"
                 + largest_stage(result, output)

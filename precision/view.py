@@ -70,11 +70,11 @@ def _errors(report: Report) -> Table:
     for result in report.results:
         cells = [_name(result)]
         for name in GRADIENTS.values():
-            error, floor = result.outputs[name].normwise, report.floors[name].two_roundings
-            cells += [_short(error, ".2e"), f"{error / floor:.2f}" if floor else "-"]
+            times = report.over_floor(result, name)
+            cells += [_short(result.outputs[name].normwise, ".2e"), "-" if times is None else f"{times:.2f}"]
         cells += [_short(result.outputs["d_bias"].normwise, ".2e")] if bias else []
-        worst = max(m.over_budget or 0.0 for m in result.outputs.values())
-        cells.append(f"{worst:.2f}" if result.within_budget else f"[bold red]{worst:.2f} OVER[/]")
+        worst = f"{result.closest:.2f}"
+        cells.append(worst if result.within_budget else f"[bold red]{worst} OVER[/]")
         rows.add_row(*cells, _share(result), f"{result.filtered_mass.get('mean', 0.0):.3f}")
     for name, label in (("one_rounding", "(one rounding)"), ("two_roundings", "(two roundings)")):
         e, c = (getattr(report.floors[key], name) for key in GRADIENTS.values())
@@ -83,11 +83,8 @@ def _errors(report: Report) -> Table:
 
 
 def _share(result: Result) -> str:
-    shares = []
-    for side in "ec":
-        kept, skipped = result.tiles[f"kept_{side}"], result.tiles[f"skipped_{side}"]
-        shares.append(f"{100 * kept / (kept + skipped):.0f}" if kept + skipped else "-")
-    return "/".join(shares)
+    shares = (result.kept(output) for output in GRADIENTS.values())
+    return "/".join("-" if share is None else f"{100 * share:.0f}" for share in shares)
 
 
 def _loss(report: Report) -> Table:

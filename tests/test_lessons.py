@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ccelab.precision import markdown
-from ccelab.precision.lessons import HERE, PAPER, REAL, STAGES, C, E, by_name, kept, lessons
+from ccelab.precision.lessons import HERE, PAPER, REAL, STAGES, C, E, lessons
 from ccelab.precision.plot_stages import draw
 from ccelab.precision.report import Report
 from ccelab.precision.sweep import Sweep
@@ -13,7 +13,7 @@ STAGED = Report.read(STAGES)
 
 
 def over_floor(report: Report, name: str, output: str = E) -> float:
-    return by_name(report, name).outputs[output].normwise / report.floors[output].two_roundings
+    return report.result(name).outputs[output].normwise / report.floors[output].two_roundings
 
 
 def test_stages_explain_what_is_said() -> None:
@@ -26,9 +26,9 @@ def test_stages_explain_what_is_said() -> None:
             assert abs(sum(row.share or 0.0 for row in measured) - 1) < 1e-6
             for row in measured:
                 assert row.predicted is None or (row.measured or 0.0) <= row.predicted, (result.variant, output, row)
-    kahan = {row.stage: row.share or 0.0 for row in by_name(STAGED, "cce-kahan").stages[E].rows}
+    kahan = {row.stage: row.share or 0.0 for row in STAGED.result("cce-kahan").stages[E].rows}
     assert max(kahan, key=lambda stage: kahan[stage]) == "is_live"
-    exact = {row.stage: row.share or 0.0 for row in by_name(STAGED, "cce-exact").stages[E].rows}
+    exact = {row.stage: row.share or 0.0 for row in STAGED.result("cce-exact").stages[E].rows}
     assert exact["cast_residual"] + exact["cast_output"] > 0.99
 
 
@@ -38,7 +38,7 @@ def test_filter_and_sums_are_as_the_words_have_them() -> None:
         assert over_floor(report, "cce-kahan") > unfiltered
         assert over_floor(report, "cce-no-filter,accumulate=hilo") < 1.02 < unfiltered < 2
         assert over_floor(report, "cce-no-filter") > 5 * unfiltered
-        assert kept(by_name(report, "cce")) < kept(by_name(report, "cce-no-sort"))
+        assert (report.result("cce").kept(E) or 1) < (report.result("cce-no-sort").kept(E) or 0)
         assert over_floor(report, "cce-kahan-full-c", C) <= over_floor(report, "cce-kahan", C)
     eps = Sweep.read(HERE / "studies" / "filtering-h100.json")
     at = {p.values["eps"]: p.results[0].over_floor[E] for p in eps.points}

@@ -99,5 +99,5 @@ def frontier(points: Sequence[tuple[float, float]], lines: Sequence[Series], lab
 
 
 def _times(report: Report, result: Result, name: str) -> float:
-    floor = report.floors[name].two_roundings
-    return result.outputs[name].normwise / floor if floor else 1.0
+    times = report.over_floor(result, name)
+    return 1.0 if times is None else times

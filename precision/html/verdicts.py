@@ -29,7 +29,7 @@ def verdicts(report: Report) -> Section:
             Markup("<code>{}</code>").format(result.variant),
             badge(result) + _reasons(result),
             *(_times(result, report, output) for output in GRADIENTS),
-            _budget(result),
+            f"{result.closest:.2f}",
             " / ".join(percent(share) for share in kept(result)),
         ]
         for result in report.results
@@ -69,17 +69,13 @@ def _signed(grade: Grade) -> Markup:
 
 def kept(result: Result) -> list[float]:
     """Shares of the tiles of dE and dC."""
-    pairs = [(result.tiles[f"kept_{side}"], result.tiles[f"skipped_{side}"]) for side in "ec"]
-    return [have / (have + lack) if have + lack else 1.0 for have, lack in pairs]
+    shares = (result.kept(output) for output in GRADIENTS)
+    return [1.0 if share is None else share for share in shares]
 
 
 def _times(result: Result, report: Report, output: str) -> str:
-    floor = report.floors[output].two_roundings
-    return f"{result.outputs[output].normwise / floor:.2f}" if floor else "–"
-
-
-def _budget(result: Result) -> str:
-    return f"{max(m.over_budget or 0.0 for m in result.outputs.values()):.2f}"
+    times = report.over_floor(result, output)
+    return "–" if times is None else f"{times:.2f}"
 
 
 def _reasons(result: Result) -> Markup:
