@@ -30,6 +30,7 @@ from .emulation import own_machine
 from .floors import Floor, floors
 from .heat_map import heat_map
 from .measure import measure, worst_elements
+from .names import OUTPUTS
 from .provenance import head_facts, provenance
 from .report import Report, Result
 from .stage_table import stage_tables
@@ -37,7 +38,6 @@ from .survival import survival
 from .timing import timing
 from .verdict import judge
 
-OUTPUTS = ("loss", "lse", "d_embeddings", "d_classifier", "d_bias")
 Progress = Callable[[str], None]
 
 

@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from .floors import Floor
+from .names import OUTPUTS
 
 if TYPE_CHECKING:
     from .report import Result
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 FLOORS_ALLOWED = 2.0
 """A gradient further from the truth than this many times its two-rounding floor is dominated by something else than the
 two roundings: by the filter, by the sums, or by what the attribution names."""
-NAMES = {"d_embeddings": "dE", "d_classifier": "dC", "d_bias": "dbias", "loss": "loss", "lse": "lse"}
 
 
 class Grade(StrEnum):
@@ -58,10 +58,10 @@ def failures(result: Result) -> list[str]:
     for output, m in result.outputs.items():
         if (m.over_budget or 0.0) > 1:
             place = ", ".join(map(str, m.worst_element.place))
-            found.append(f"{NAMES[output]}[{place}] is {m.over_budget:.3g} times its budget away from the truth")
+            found.append(f"{OUTPUTS[output]}[{place}] is {m.over_budget:.3g} times its budget away from the truth")
         if m.nonfinite_mismatches:
             found.append(
-                f"{NAMES[output]} is NaN or infinite where the truth is not, or the reverse, in "
+                f"{OUTPUTS[output]} is NaN or infinite where the truth is not, or the reverse, in "
                 f"{m.nonfinite_mismatches} of {m.elements} elements"
             )
     for side, name in (("e", "dE"), ("c", "dC")):
@@ -80,11 +80,11 @@ def gaps(result: Result) -> list[str]:
     for output, m in result.outputs.items():
         if m.infinite_bounds:
             found.append(
-                f"{m.infinite_bounds} of {m.elements} bounds of {NAMES[output]} are infinite: nothing is judged there"
+                f"{m.infinite_bounds} of {m.elements} bounds of {OUTPUTS[output]} are infinite: nothing is judged there"
             )
         if output.startswith("d_") and m.zero_over_budget is not None and m.zero_over_budget <= 1:
             found.append(
-                f"a {NAMES[output]} of zeros would pass its budget too: the largest |truth| / bound is "
+                f"a {OUTPUTS[output]} of zeros would pass its budget too: the largest |truth| / bound is "
                 f"{m.zero_over_budget:.2g}"
             )
     return found
@@ -96,7 +96,7 @@ def limitations(result: Result, floors: Mapping[str, Floor]) -> list[str]:
         times = floor.times(result.outputs[output].normwise) if output in result.outputs else None
         if times is not None and times > FLOORS_ALLOWED:
             found.append(
-                f"{NAMES[output]} is {times:.1f} times as far from the truth as two roundings would put it"
+                f"{OUTPUTS[output]} is {times:.1f} times as far from the truth as two roundings would put it"
                 + largest_stage(result, output)
             )
     if result.dead_rows is not None and result.dead_rows.dead:

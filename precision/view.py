@@ -8,6 +8,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from .names import GRADIENTS
 from .report import Report, Result
 from .table import table
 from .verdict import Grade
@@ -20,8 +21,7 @@ LEGEND = (
     "which leaves out the error of the products.  bias: sum of (got - truth) sign(truth) over sum of |truth|; 0 for "
     "fair rounding."
 )
-GRADIENTS = {"dE": "d_embeddings", "dC": "d_classifier"}
-WITH_BIAS = {**GRADIENTS, "db": "d_bias"}
+WITH_BIAS = {**GRADIENTS, "d_bias": "db"}
 
 
 def show(report: Report, console: Console) -> None:
@@ -69,7 +69,7 @@ def _errors(report: Report) -> Table:
     rows = table("Error of the gradients", "variant", "dE", "x", "dC", "x", *bias, "budget", "tiles", "mass")
     for result in report.results:
         cells = [_name(result)]
-        for name in GRADIENTS.values():
+        for name in GRADIENTS:
             times = report.over_floor(result, name)
             cells += [_short(result.outputs[name].normwise, ".2e"), "-" if times is None else f"{times:.2f}"]
         cells += [_short(result.outputs["d_bias"].normwise, ".2e")] if bias else []
@@ -77,13 +77,13 @@ def _errors(report: Report) -> Table:
         cells.append(worst if result.within_budget else f"[bold red]{worst} OVER[/]")
         rows.add_row(*cells, _share(result), f"{result.filtered_mass.get('mean', 0.0):.3f}")
     for name, label in (("one_rounding", "(one rounding)"), ("two_roundings", "(two roundings)")):
-        e, c = (getattr(report.floors[key], name) for key in GRADIENTS.values())
+        e, c = (getattr(report.floors[key], name) for key in GRADIENTS)
         rows.add_row(label, _short(e, ".2e"), "", _short(c, ".2e"), style="dim")
     return rows
 
 
 def _share(result: Result) -> str:
-    shares = (result.kept(output) for output in GRADIENTS.values())
+    shares = (result.kept(output) for output in GRADIENTS)
     return "/".join("-" if share is None else f"{100 * share:.0f}" for share in shares)
 
 
@@ -93,7 +93,7 @@ def _loss(report: Report) -> Table:
     for result in report.results:
         token, lse = result.outputs["loss"], result.outputs["lse"]
         errors = (result.mean_loss_error, result.mean_loss_error_own_logits, token.rms, token.largest, lse.largest)
-        biases = (result.outputs[name].signed_bias for name in GRADIENTS.values())
+        biases = (result.outputs[name].signed_bias for name in GRADIENTS)
         rows.add_row(_name(result), *(_short(abs(x)) for x in errors), *(_short(x, "+.1e") for x in biases))
     return rows
 
@@ -112,7 +112,7 @@ def _worst(report: Report) -> Table:
     columns = ("variant", "", "place", "got", "", "truth", "ulps", "budget")
     rows = table("Worst element against its budget", *columns, left=3)
     for result in report.results:
-        for label, name in WITH_BIAS.items():
+        for name, label in WITH_BIAS.items():
             if name not in result.outputs:
                 continue
             worst = result.outputs[name].worst_element

@@ -94,15 +94,12 @@ def bench(
             )
             written = [path]
             if html:
-                from ..html import write_page
-
                 bar.update(task, description="drawing the page")
-                written.append(path.with_suffix(".html"))
-                write_page(made, written[-1])
+                written.append(options.draw_page(made, path))
     except KeyboardInterrupt:
         console.print(f"stopped; {path} holds what was measured" if path.exists() else "stopped", soft_wrap=True)
         raise typer.Exit(130) from None
-    except (ValueError, TypeError, OSError, ModuleNotFoundError, RuntimeError) as error:
+    except options.FAILURES as error:
         options.fail(str(error))
     show(made, console)
     console.print(f"written: {' and '.join(map(str, written))}", highlight=False, soft_wrap=True)

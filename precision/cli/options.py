@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+
+if TYPE_CHECKING:
+    from ..html.page import Shown
 
 TOKENS = {"cpu": 64, "cuda": 1024}
 MOST_WORKERS = 4  # each takes two gigabytes on the real head
@@ -48,6 +51,19 @@ WorkersOption = Annotated[
     int | None,
     typer.Option("--workers", min=1, help="Processes that share the variants; default: cores, at most 4; 1 on a GPU."),
 ]
+
+
+FAILURES = (ValueError, TypeError, OSError, ModuleNotFoundError, RuntimeError)
+"""What work raises where it was asked for something impossible: said in a line, without a traceback."""
+
+
+def draw_page(shown: Shown, path: Path) -> Path:
+    """The page of what is in the JSON file `path`, beside it. matplotlib is imported only now."""
+    from ..html import write_page
+
+    page = path.with_suffix(".html")
+    write_page(shown, page)
+    return page
 
 
 def choose_place(device: Device) -> str:

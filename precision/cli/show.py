@@ -20,7 +20,6 @@ def show(
     from ..adder_check import AdderCheck
     from ..adder_study import AdderStudy
     from ..bench import Bench
-    from ..html import write_page
     from ..report import Report
     from ..saved import LawReport, read_saved
     from ..sweep import Sweep
@@ -46,8 +45,7 @@ def show(
             return
         if isinstance(found, LawReport):
             options.fail(f"{file} is a law report, which has no page")
-        page = file.with_suffix(".html")
-        write_page(found, page)
+        page = options.draw_page(found, file)
     except (OSError, ValueError) as error:
         options.fail(str(error))
     console.print(f"written: {page}", highlight=False, soft_wrap=True)

@@ -40,7 +40,6 @@ def sweep(
     """Measure variants as eps, N, V, D, the logits' scale or the number of tiles varies; resumes where it stopped."""
     console = Console()
     place = options.choose_place(device)
-    from ..html import write_page
     from ..sweep import Settings
     from ..sweep import sweep as run_sweep
     from ..sweep_view import show
@@ -69,12 +68,12 @@ def sweep(
                 progress=lambda done, of, step: bar.update(task, completed=done, total=of, description=step),
                 workers=options.worker_count(workers, place),
             )
-        write_page(made, out.with_suffix(".html"))
+        page = options.draw_page(made, out)
     except KeyboardInterrupt:
         left = f"; {out} holds what was measured, the same command goes on from there" if out.exists() else ""
         console.print(f"stopped{left}", soft_wrap=True)
         raise typer.Exit(130) from None
-    except (ValueError, TypeError, OSError, ModuleNotFoundError, RuntimeError) as error:
+    except options.FAILURES as error:
         options.fail(str(error))
     show(made, console)
-    console.print(f"written: {out} and {out.with_suffix('.html')}", highlight=False, soft_wrap=True)
+    console.print(f"written: {out} and {page}", highlight=False, soft_wrap=True)

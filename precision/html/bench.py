@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 
 from ..bench import Bench, Cost, Place, Row
 from ..bench_view import NO_TIMES
+from ..names import GRADIENTS
 from ..timing import Spread
 from .figure import Figure, Section, Table, number, percent
-from .names import GRADIENTS
 from .pareto import HOW, frontier
 from .plot import panel, series
 

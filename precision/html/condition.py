@@ -7,9 +7,9 @@ from collections.abc import Callable
 from matplotlib.axes import Axes
 
 from ..condition import ConditionSample
+from ..names import GRADIENTS
 from ..report import Report, Result
 from .figure import Figure, Section, Table, number
-from .names import GRADIENTS
 from .plot import MUTED, SERIES, log_axis, panel
 
 U = {"bfloat16": 2.0**-8, "float16": 2.0**-11, "float32": 2.0**-24}

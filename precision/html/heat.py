@@ -9,9 +9,9 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 
 from ..heat_map import HeatMap
+from ..names import GRADIENTS
 from ..report import Report, Result
 from .figure import Figure, Section, Table, number
-from .names import GRADIENTS
 from .plot import panel, power
 
 LOWEST = -10

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from ..names import GRADIENTS
 from ..report import Report
 from .figure import Figure, Section, Table, number
-from .names import GRADIENTS
 
 
 def loss(report: Report) -> Section:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
+from ..names import GRADIENTS
 from ..report import Report, Result
 from ..timing import Timing
 from .figure import Figure, Section, Table, number
-from .names import GRADIENTS
 from .plot import MUTED, SERIES, Series, log_axis, panel, plain_ticks, series
 
 HOW = (

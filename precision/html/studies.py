@@ -13,11 +13,11 @@ from matplotlib.axes import Axes
 from ..adder_check import AdderCheck
 from ..adder_study import AdderStudy
 from ..exhaustive import ExhaustiveTable
+from ..names import GRADIENTS
 from ..study import STUDIES
 from ..sweep import Point, Sweep
 from .figure import Figure, Section, Table, number
 from .lines import QUANTITIES, error_over_floor, lines_of, over_axis, table_of, where
-from .names import GRADIENTS
 from .plot import MUTED, Series, log_axis, panel, plain_ticks, series
 
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 from matplotlib.axes import Axes
 
+from ..names import OUTPUTS
 from ..report import Report
 from .figure import Figure, Section, Table, number
-from .names import OUTPUTS
 from .plot import ALARM, log_axis, panel, power, series
 
 TABLE_RATIOS = (-12.0, -8.0, -4.0, -2.0, -1.0, 0.0)

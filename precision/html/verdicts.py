@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
+from ..names import GRADIENTS
 from ..report import Report, Result
 from ..verdict import Grade
 from .figure import Figure, Section, Table, percent
-from .names import GRADIENTS
 
 WORDS = {
     Grade.passed: ("pass", "✓"),

@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 from matplotlib.axes import Axes
 
+from ..names import GRADIENTS, OUTPUTS
 from ..report import Report, Result
 from ..stage_table import StageRow, StageTable
+from ..stages import STAGES
 from .figure import Figure, Section, Table, number, percent
-from .names import GRADIENTS, OUTPUTS, STAGES
 from .plot import INK, MUTED, Series, log_axis, panel
 
 NOTHING = 1e-12  # of the truth: a stage that adds less is not drawn
@@ -104,7 +105,7 @@ def _numbers(name: str, table: StageTable) -> Table:
     rows = [
         [
             row.stage,
-            STAGES.get(row.stage, ""),
+            STAGES[row.stage].what if row.stage in STAGES else "",  # of another version's report
             number(row.predicted),
             number(row.measured),
             "–" if row.share is None else percent(row.share),

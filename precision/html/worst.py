@@ -5,9 +5,9 @@ from __future__ import annotations
 from markupsafe import Markup
 
 from ..measure import Element
+from ..names import OUTPUTS
 from ..report import Report, Result
 from .figure import Figure, Section, Table, number
-from .names import OUTPUTS
 
 
 def worst(report: Report) -> Section:
