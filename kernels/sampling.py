@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-SAMPLE = 128  # rows; on SmolLM2's head they leave .81 of 128x256 tiles live at 2^-12, and 512 rows .75
+SAMPLE = 128  # rows; in the study that `ordering` tells of, 512 left .75 of the tiles live where 128 left .81
 
 
 def sample_rows(targets: Tensor, ignore_index: int) -> Tensor:

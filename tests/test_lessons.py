@@ -59,3 +59,10 @@ def test_the_words_are_wrapped_and_without_missing_numbers() -> None:
 
 def test_the_picture_is_that_of_the_report() -> None:
     assert markdown.PICTURE.read_text() == draw(STAGED)
+
+
+def test_every_committed_file_is_accounted_for() -> None:
+    page = (HERE / "EVIDENCE.md").read_text()
+    for folder in ("baselines", "laws", "studies"):
+        for path in (HERE / folder).glob("*.json"):
+            assert f"`{folder}/{path.name}`" in page, path.name

@@ -4,9 +4,8 @@ The model: products are exact. Each addend's exponent is the sum of its operands
 [1, 4)), a subnormal operand or accumulator has the smallest exponent of its format, a zero has none. Of every addend
 the bits below 2^-`bits` of the largest exponent are dropped, the rest is added exactly, and the sum is truncated to
 fp32. On an H100 all of 110,100,480 dots came out as here, whatever D, signs and magnitudes
-(`studies/adder-cuda.json`), but where bf16 products and sums lie below 2^-126: that run had a zero's exponent at -126,
-and 3 to 8 % of those dots were a unit of 2^-149 off. Without it, about 0.5 % are left that no model tried
-explains.
+(`studies/adder-cuda.json`), but where bf16 products and sums lie below 2^-126: there about one dot in 200 is expected
+to be off (`EVIDENCE.md`).
 
 Sources: Khattak and Mikaitis, "Accurate models of NVIDIA tensor cores" (arXiv 2512.07004); MMA-Sim
 (arXiv 2511.10909); Fasi, Higham, Mikaitis, Pranesh, "Numerical behavior of NVIDIA tensor cores" (PeerJ CS 2021).
