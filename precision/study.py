@@ -8,7 +8,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 
 from .axes import Axis
@@ -42,14 +41,11 @@ def tiles(path: Path, device: str) -> None:
 
 
 def adders(path: Path, device: str) -> None:
-    """Error of a dot product against D on each model of an adder, where the package has them."""
+    """Error of a dot product against D on each model of an adder."""
     from .adder_study import adder_study
+    from .emulation.adders import ADDERS, dot
 
-    try:
-        models = import_module(f"{__package__}.emulation.adders")
-    except ModuleNotFoundError as error:
-        raise ValueError(f"no models of adders to study: {error}") from None
-    write_json(adder_study(models.dot, list(models.ADDERS)), path)
+    write_json(adder_study(dot, list(ADDERS)), path)
 
 
 def adder(path: Path, device: str) -> None:

@@ -17,8 +17,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import torch
-
 GROUP = "ccelab.subjects"
 
 
@@ -66,14 +64,14 @@ def package_of(call: Callable[..., Any]) -> tuple[str, str]:
 
 
 def version_of(call: Callable[..., Any]) -> str | None:
-    """Of the package that the subject wraps, or is in: torch's for what wraps torch alone, None where none is known.
+    """The subject's own word, or that of the package that it wraps or is in; None where none is known.
 
     It is read, not imported: adapters import peers when they are called.
     """
-    package = package_of(call)[0]
-    if not package and call.__module__.endswith(".torch_own"):
-        return str(torch.__version__)
-    package = package or call.__module__.partition(".")[0]
+    own: str | None = getattr(call, "version", None)
+    if own:
+        return own
+    package = package_of(call)[0] or call.__module__.partition(".")[0]
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:  # on the path, but not installed

@@ -41,14 +41,16 @@ def require_bias_dtype(peer: str, input: Tensor, linear_bias: Tensor | None) -> 
 
 
 def promising(
-    *promises: str, budget: str = "cce-exact", package: tuple[str, str] | None = None
+    *promises: str, budget: str = "cce-exact", package: tuple[str, str] | None = None, version: str | None = None
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Attaches promises, a budget, and the package that must be installed (its import name, and how to get it)."""
+    """Attaches promises, a budget, and the package that must be installed (its import name, and how to get it), or the
+    version of what the subject wraps where that needs no package of its own."""
 
     def attach(function: Callable[..., Any]) -> Callable[..., Any]:
         function.promises = frozenset(promises)  # type: ignore[attr-defined]
         function.budget = budget  # type: ignore[attr-defined]
         function.package = package  # type: ignore[attr-defined]
+        function.version = version  # type: ignore[attr-defined]
         return function
 
     return attach

@@ -17,7 +17,7 @@ from torch import Tensor
 from ccelab.properties.promises import Unsupported, promising, require_bias_dtype
 
 
-@promising("bias", "float16", "float32")
+@promising("bias", "float16", "float32", version=str(torch.__version__))
 def eager(
     input: Tensor,
     linear_weight: Tensor,
@@ -76,7 +76,7 @@ def _compiled_sum() -> Callable[..., Tensor]:
     return torch.compile(upcast_sum)
 
 
-@promising("bias", "float16", "float32")
+@promising("bias", "float16", "float32", version=str(torch.__version__))
 def eight_chunks(
     input: Tensor,
     linear_weight: Tensor,
