@@ -10,6 +10,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from ccelab.kernels import PRESETS
+
 from .axes import Axis
 from .files import write_json
 from .sweep import Settings, sweep
@@ -58,14 +60,16 @@ def adder(path: Path, device: str) -> None:
 
 
 def real_filtering(path: Path, device: str) -> None:
-    """What eps costs Kahan's sums on the real head, which must be in the cache (or made, with transformers)."""
-    settings = Settings(head="real", variants=("cce-kahan",), tokens=2048, device=device)
+    """What eps costs every preset that filters on the real head, which must be in the cache (or made, with
+    transformers)."""
+    filtering = tuple(name for name, preset in PRESETS.items() if preset.filter_e or preset.filter_c)
+    settings = Settings(head="real", variants=filtering, tokens=2048, device=device)
     sweep(settings, [Axis.parse("eps=2^-8:2^-18")], path, progress=_say)
 
 
 def extremes(path: Path, device: str) -> None:
     """A flat and a peaked head."""
-    settings = Settings(head="gaussian", variants=("cce", "cce-kahan", "cce-exact"), tokens=1024, device=device)
+    settings = Settings(head="gaussian", variants=tuple(PRESETS), tokens=1024, device=device)
     sweep(settings, [Axis.parse("scale=0.125,8")], path, progress=_say)
 
 
