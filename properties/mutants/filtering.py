@@ -214,7 +214,7 @@ MUTANTS = (
         "the_order_is_one_and_sorts_mean_logits",
         "cce-no-filter,order=mean_logit",
         "ordering:mean_logit_kernel",
-        "add_bias(tl.sum(parts, 1), Bias, cols, mask)",
-        "tl.sum(parts, 1)",
+        "add_bias(total, Bias, cols, mask)",
+        "total",
     ),
 )
