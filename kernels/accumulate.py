@@ -56,27 +56,35 @@ def add_increment(s, c, v, VARIANT: tl.constexpr, DTYPE: tl.constexpr):
 
 
 @device_function
-def accumulate(Acc, offsets, mask, v, VARIANT: tl.constexpr, DTYPE: tl.constexpr):
-    """Adds the tile increment v to the sums at `offsets`."""
-    v = cast_increment(v, VARIANT, DTYPE)
+def load_sums(Acc, rows, row_mask, col0, COLUMNS: tl.constexpr):
+    """(s, c) of a block, in fp32; c is 0 without a companion."""
+    j = col0 + tl.arange(0, COLUMNS)
+    offsets = rows.to(tl.int64)[:, None] * Acc.columns + j[None, :]
+    mask = row_mask[:, None] & (j < Acc.columns)[None, :]
     s = upcast(load_or_zero(Acc.sum + offsets, mask))
-    if Acc.companion is None:
-        s, _ = add_increment(s, 0.0, v, VARIANT, DTYPE)
-    else:
-        c = upcast(load_or_zero(Acc.companion + offsets, mask))
-        s, c = add_increment(s, c, v, VARIANT, DTYPE)
-        tl.store(Acc.companion + offsets, downcast(c, Acc.companion.dtype.element_ty), mask=mask)
+    return s, tl.zeros_like(s) if Acc.companion is None else upcast(load_or_zero(Acc.companion + offsets, mask))
+
+
+@device_function
+def store_sums(Acc, rows, row_mask, col0, COLUMNS: tl.constexpr, s, c):
+    """Puts them back, exactly: they are numbers of the dtypes that hold them."""
+    j = col0 + tl.arange(0, COLUMNS)
+    offsets = rows.to(tl.int64)[:, None] * Acc.columns + j[None, :]
+    mask = row_mask[:, None] & (j < Acc.columns)[None, :]
     tl.store(Acc.sum + offsets, downcast(s, Acc.sum.dtype.element_ty), mask=mask)
+    if Acc.companion is not None:
+        tl.store(Acc.companion + offsets, downcast(c, Acc.companion.dtype.element_ty), mask=mask)
 
 
 HEADROOM = tl.constexpr(0.125)
 
 
 @device_function
-def rescale(Acc, offsets, mask, scale):
-    """Multiplies the sums at `offsets` by `scale` / HEADROOM: powers of two, exact above the subnormal numbers.
+def rescale(s, scale, DTYPE: tl.constexpr):
+    """s times `scale` / HEADROOM, rounded to DTYPE: powers of two, exact above the subnormal numbers.
 
-    Large scales come first and small ones last, so that nothing on the way leaves fp32's range but the result."""
-    s = upcast(load_or_zero(Acc.sum + offsets, mask))
+    Sums of dE are kept at the scale of a probability, where a companion in fp16 does not underflow: a row of residuals is
+    at most 4 in sum, so that with HEADROOM they stay within half the largest entry of C. Large scales come first and
+    small ones last, so that nothing on the way leaves fp32's range but the result."""
     s = tl.where(scale < 1, (s / HEADROOM) * scale, (s * scale) / HEADROOM)
-    tl.store(Acc.sum + offsets, downcast(s, Acc.sum.dtype.element_ty), mask=mask)
+    return round_to(s, DTYPE)

@@ -83,14 +83,17 @@ def mean_prob_kernel(
     TILES: tl.constexpr,
 ):
     """Mean softmax of the sampled rows; one program per block of the vocabulary."""
-    cols = tl.program_id(0) * TILES.block_v + tl.arange(0, TILES.block_v)
+    place0 = tl.program_id(0) * TILES.block_v
+    cols = place0 + tl.arange(0, TILES.block_v)
     col_mask = cols < V
     total = tl.full((TILES.block_v,), 0.0, tl.float32)
     for first in range(0, samples, TILES.block_n):
         place = first + tl.arange(0, TILES.block_n)
         mask = place < samples
         rows = tl.load(Sample + place, mask=mask, other=0)
-        _, z = recompute_logits(E, C, Bias, rows, mask, cols, col_mask, D, softcap, TILES)
+        _, z = recompute_logits(
+            E, C, Bias, 0, rows, mask, place0, cols, col_mask, D, softcap, TILES, False, False
+        )  # fmt: skip
         m = tl.load(RowMax + rows, mask=mask, other=0.0)
         log_s = tl.load(LogSum + rows, mask=mask, other=0.0)
         p = exp((z - m[:, None]) - log_s[:, None])

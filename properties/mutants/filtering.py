@@ -5,8 +5,8 @@ from __future__ import annotations
 from ..mutation import Mutant
 
 IS_LIVE = "residual:is_live"
-E_KERNEL = "backward:embeddings_kernel"
-C_KERNEL = "backward:classifier_kernel"
+RESIDUAL_KERNEL = "backward:residual_kernel"
+KEPT = "gradients:_Backward._kept"
 
 MUTANTS = (
     Mutant(
