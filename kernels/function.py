@@ -50,9 +50,7 @@ class _TokenLoss(torch.autograd.Function):
         with torch.no_grad():
             dloss, dlse = (None if x is None else x.resolve_neg() for x in (dloss, dlse))
             upstream = gradients.Upstream(dloss=dloss, dlse=dlse, even=ctx.even and dlse is None)
-            found: tuple[Tensor | None, ...] = gradients.backward(
-                call, row_max, log_sum, upstream, wanted, ctx.stats
-            )
+            found: tuple[Tensor | None, ...] = gradients.backward(call, row_max, log_sum, upstream, wanted, ctx.stats)
         if torch.is_grad_enabled():  # create_graph=True
             inputs = (embeddings, classifier, bias, dloss, dlse)
             found = tuple(g if g is None else _Once.apply(g, *inputs) for g in found)  # type: ignore[no-untyped-call]

@@ -23,6 +23,9 @@ from .variant import Variant
 GROUP_BYTES = 2**27
 """Memory for the residuals of one group. At N=8192 in bf16 that is 8192 words: 32 groups at V=256000."""
 
+RESIDUAL_PROGRAMS = 264
+"""As many as fill an H100's 132 multiprocessors twice, at least; no result depends on it."""
+
 DTYPES = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, torch.float32: tl.float32}
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 
@@ -56,7 +59,9 @@ def backward(
     """dE, dC and dbias, each where `wanted` says so."""
     outputs = (call.embeddings, call.classifier, call.bias)
     if call.shape[0] == 0 or not any(wanted):
-        d_e, d_c, d_b = (torch.zeros_like(x) if x is not None and w else None for x, w in zip(outputs, wanted, strict=True))
+        d_e, d_c, d_b = (
+            torch.zeros_like(x) if x is not None and w else None for x, w in zip(outputs, wanted, strict=True)
+        )
         return d_e, d_c, d_b
     return _Backward(call, row_max, log_sum, upstream, wanted, stats).run()
 
@@ -89,12 +94,16 @@ class _Backward:
 
     def run(self) -> Gradients:
         call, device = self.call, self.call.embeddings.device
-        acc = _accumulator(call.embeddings, self.variant) if self.want_e else None
+        acc = _accumulator(call.embeddings, self.variant, self._blocks_of_e()) if self.want_e else None
         # An ignored row may hold NaN, and 0 times NaN is NaN.
         valid = (call.targets != call.ignore_index)[:, None]
         embeddings = torch.where(valid, call.embeddings, 0) if self.want_c else None
         d_classifier = torch.empty((self.v, self.d), dtype=self.dtype, device=device) if self.want_c else None
-        d_bias = torch.empty(self.v, dtype=call.bias.dtype, device=device) if self.want_bias and call.bias is not None else None
+        d_bias = (
+            torch.empty(self.v, dtype=call.bias.dtype, device=device)
+            if self.want_bias and call.bias is not None
+            else None
+        )
         for group in self._groups():
             found = self._residuals(group)
             if acc is not None:
@@ -143,7 +152,9 @@ class _Backward:
         c, c_descriptor = operand(group.classifier, (tiles.block_v, tiles.block_d), call.schedule)
         eps = torch.finfo(self.dtype).eps / 32 if self.variant.eps is None else self.variant.eps
         unfiltered = (self.want_e and not self.variant.filter_e) or (self.want_c and not self.variant.filter_c)
-        residual_kernel[(self.row_blocks * group.tiles,)](
+        per_split = triton.cdiv(group.tiles, max(1, triton.cdiv(RESIDUAL_PROGRAMS, self.row_blocks)))
+        splits = triton.cdiv(group.tiles, per_split)
+        residual_kernel[(self.row_blocks * splits,)](
             e,
             c,
             self.bias,
@@ -154,6 +165,7 @@ class _Backward:
             eps,
             group.tile,
             group.tiles,
+            per_split,
             self.n,
             self.v,
             self.d,
@@ -169,7 +181,7 @@ class _Backward:
         return out
 
     def _kept(self, found: Residuals, tiles: int, name: str) -> Kept:
-        """The tiles of a group that gradient `name` takes in, for every block of its rows; counts them where asked to."""
+        """The tiles of a group that gradient `name` takes in, for every block of its rows; counted where asked for."""
         if not getattr(self.variant, f"filter_{name}") or found.live is None:
             self.kept[name] += self.row_blocks * tiles
             return Kept(None, None)
@@ -181,10 +193,11 @@ class _Backward:
         return Kept(places, live.sum(1, dtype=torch.int32))
 
     def _add_embeddings(self, group: _Group, found: Residuals, acc: Accumulator) -> None:
-        product, rows = self.product, min(self.product.rows, self.tiles.block_n)
-        g, g_descriptor = self._factor(found.for_e, (rows, product.step(self.tiles.block_v)))
-        c, c_descriptor = self._factor(group.classifier, (product.step(self.tiles.block_v), product.columns))
-        embeddings_kernel[(triton.cdiv(self.n, rows) * triton.cdiv(self.d, product.columns),)](
+        programs, rows, columns = self._blocks_of_e()
+        step = self.product.step(self.tiles.block_v)
+        g, g_descriptor = self._factor(found.for_e, (rows, step))
+        c, c_descriptor = self._factor(group.classifier, (step, columns))
+        embeddings_kernel[(programs,)](
             g,
             c,
             acc,
@@ -230,11 +243,24 @@ class _Backward:
 
     def _finish_embeddings(self, acc: Accumulator) -> Tensor:
         out = torch.empty((self.n, self.d), dtype=self.dtype, device=self.call.embeddings.device)
-        rows, columns = min(self.product.rows, 16), self.product.columns
-        finish_embeddings_kernel[(triton.cdiv(self.n, rows),)](
-            acc, *self.rows, out, self.n, self.d, self.call.ignore_index, ROWS=rows, COLUMNS=columns
+        programs, rows, columns = self._blocks_of_e()
+        finish_embeddings_kernel[(programs,)](
+            acc,
+            *self.rows,
+            out,
+            self.n,
+            self.d,
+            self.call.ignore_index,
+            ROWS=rows,
+            COLUMNS=columns,
+            **options(self.product, self.call.schedule),
         )
         return out
+
+    def _blocks_of_e(self) -> tuple[int, int, int]:
+        """(programs, rows, columns): dE as programs own it."""
+        rows, columns = min(self.product.rows, self.tiles.block_n), self.product.columns
+        return triton.cdiv(self.n, rows) * triton.cdiv(self.d, columns), rows, columns
 
     def _factor(self, x: Tensor | None, block: tuple[int, int]) -> tuple[Any, bool]:
         assert x is not None
@@ -279,8 +305,7 @@ def _vocabulary_order(call: Call, row_max: Tensor, log_sum: Tensor) -> Tensor | 
     return ids
 
 
-def _accumulator(output: Tensor, variant: Variant) -> Accumulator:
+def _accumulator(output: Tensor, variant: Variant, shape: tuple[int, int, int]) -> Accumulator:
     dtype = torch.float32 if variant.accumulate == "fp32" else output.dtype
-    total = torch.zeros(output.shape, dtype=dtype, device=output.device)
-    carries = variant.accumulate in ("kahan", "hilo")
-    return Accumulator(total, torch.zeros_like(total) if carries else None, output.shape[1])
+    total = torch.zeros(shape, dtype=dtype, device=output.device)
+    return Accumulator(total, torch.zeros_like(total) if variant.accumulate in ("kahan", "hilo") else None)

@@ -1,4 +1,4 @@
-"""Host side of the forward pass, and what both passes share: operands, load paths, options. All is flat: N rows, no batch."""
+"""Host side of the forward pass, and what both passes share: operands, load paths, options. All is flat: N rows."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 import triton.language as tl
 
-from .accumulate import HEADROOM, add_increment, cast_increment, load_sums, rescale, store_sums
+from .accumulate import HEADROOM, add, load_sums, no_sums, rescale, store_sums
 from .backend import IS_INTERPRETED, device_function, kernel, stage
 from .matrix import load_rows
 from .residual import load_row_data
@@ -65,8 +65,8 @@ def tile_product(
 ):
     """An increment: (ROWS, PRODUCT.columns) fp32 product of a tile of residuals, or of its transpose, and K rows of M.
 
-    Along K from k0 on, which is a column of G and a row of M, or, TRANSPOSED, a row of both; out0 is the tile's first row
-    of the result and d0 its first column. Beyond `k_end`, and of rows of the result from `out_end` on, there are zeros."""
+    Along K from k0 on, which is a column of G and a row of M, or, TRANSPOSED, a row of both; out0 is the tile's first
+    row of the result and d0 its first column. Past `k_end`, and in rows of the result past `out_end`, are zeros."""
     STEP: tl.constexpr = K if WHOLE or PRODUCT.depth > K else PRODUCT.depth
     v = tl.full((ROWS, PRODUCT.columns), 0.0, tl.float32)
     out = out0 + tl.arange(0, ROWS)
@@ -100,14 +100,14 @@ def embeddings_kernel(
     G_DESCRIPTOR: tl.constexpr,
     C_DESCRIPTOR: tl.constexpr,
 ):
-    """Adds a group of the vocabulary to dE, over the scale of a probability; one program per (block of rows, columns)."""
+    """Adds a group of the vocabulary to dE, at the scale of a probability; a program per (block of rows, columns)."""
     slices = tl.cdiv(D, PRODUCT.columns)
     row0 = (tl.program_id(0) // slices) * ROWS
     d0 = (tl.program_id(0) % slices) * PRODUCT.columns
     i = row0 + tl.arange(0, ROWS)
     target = tl.load(Target.ptr + i.to(tl.int64) * Target.stride_row, mask=i < N, other=ignore_index)
     valid = target != ignore_index
-    s, c = load_sums(Acc, i, i < N, d0, PRODUCT.columns)
+    s, c = load_sums(Acc, tl.program_id(0), ROWS, PRODUCT.columns)
     owner = row0 // TILES.block_n
     for k in tl.range(0, kept_count(List, owner, tiles), flatten=True):
         tile = kept_tile(List, owner, k, tiles)
@@ -117,8 +117,8 @@ def embeddings_kernel(
         )  # fmt: skip
         # An ignored row has g = 0, and 0 times a NaN in C is NaN.
         v = tl.where(valid[:, None], v * HEADROOM, 0.0)
-        s, c = add_increment(s, c, cast_increment(v, VARIANT, DTYPE), VARIANT, DTYPE)
-    store_sums(Acc, i, i < N, d0, PRODUCT.columns, s, c)
+        s, c = add(s, c, v, VARIANT, DTYPE)
+    store_sums(Acc, tl.program_id(0), s, c)
 
 
 @kernel
@@ -146,8 +146,7 @@ def classifier_kernel(
     slices = tl.cdiv(D, PRODUCT.columns)
     place0 = (tl.program_id(0) // slices) * ROWS
     d0 = (tl.program_id(0) % slices) * PRODUCT.columns
-    s = tl.full((ROWS, PRODUCT.columns), 0.0, tl.float32)
-    c = tl.full((ROWS, PRODUCT.columns), 0.0, tl.float32)
+    s, c = no_sums(ROWS, PRODUCT.columns, VARIANT, DTYPE)
     owner = place0 // TILES.block_v
     for k in tl.range(0, kept_count(List, owner, tiles), flatten=True):
         block = kept_tile(List, owner, k, tiles)
@@ -156,13 +155,13 @@ def classifier_kernel(
             G_DESCRIPTOR, E_DESCRIPTOR, N
         )  # fmt: skip
         v = v * tl.load(Scale + block)
-        s, c = add_increment(s, c, cast_increment(v, VARIANT, DTYPE), VARIANT, DTYPE)
+        s, c = add(s, c, v, VARIANT, DTYPE)
     place = first + place0 + tl.arange(0, ROWS)
     mask = place < V
     cols = place if Ordering is None else tl.load(Ordering + place, mask=mask, other=0)
     j = d0 + tl.arange(0, PRODUCT.columns)
     offsets = cols.to(tl.int64)[:, None] * D + j[None, :]
-    tl.store(Out + offsets, cast_output(s, Out.dtype.element_ty), mask=mask[:, None] & (j < D)[None, :])
+    tl.store(Out + offsets, cast_output(upcast(s), Out.dtype.element_ty), mask=mask[:, None] & (j < D)[None, :])
 
 
 @stage
@@ -179,22 +178,22 @@ def finish_embeddings_kernel(
     LogSum,
     DLoss,
     DLse,
-    Out,  # (N, D) dE; may be the sum itself
+    Out,  # (N, D) dE
     N,
     D,
     ignore_index,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """dE of complete sums: back to the scale of the result, and to its dtype."""
-    i = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    """dE of complete sums: back to the scale of the result, and to its dtype. Programs as in embeddings_kernel."""
+    slices = tl.cdiv(D, COLUMNS)
+    i = (tl.program_id(0) // slices) * ROWS + tl.arange(0, ROWS)
+    j = (tl.program_id(0) % slices) * COLUMNS + tl.arange(0, COLUMNS)
     rows = load_row_data(Target, RowMax, LogSum, DLoss, DLse, i, N, ignore_index)
-    for d0 in range(0, D, COLUMNS):
-        j = d0 + tl.arange(0, COLUMNS)
-        offsets = i.to(tl.int64)[:, None] * D + j[None, :]
-        mask = (i < N)[:, None] & (j < D)[None, :]
-        s = rescale(upcast(tl.load(Acc.sum + offsets, mask=mask)), rows.scale[:, None], Acc.sum.dtype.element_ty)
-        tl.store(Out + offsets, cast_output(s, Out.dtype.element_ty), mask=mask)
+    s, _ = load_sums(Acc, tl.program_id(0), ROWS, COLUMNS)
+    s = rescale(upcast(s), rows.scale[:, None], Acc.sum.dtype.element_ty)
+    offsets = i.to(tl.int64)[:, None] * D + j[None, :]
+    tl.store(Out + offsets, cast_output(s, Out.dtype.element_ty), mask=(i < N)[:, None] & (j < D)[None, :])
 
 
 @stage

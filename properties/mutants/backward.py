@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..mutation import Mutant
 
-RESIDUAL_KERNEL = "backward:residual_kernel"
+STORE_TILE = "backward:store_tile"
 E_KERNEL = "products:embeddings_kernel"
 C_KERNEL = "products:classifier_kernel"
 
@@ -70,8 +70,8 @@ MUTANTS = (
         "equal_rows_have_equal_answers",
         "cce-exact",
         E_KERNEL,
-        "store_sums(Acc, i, i < N,",
-        "store_sums(Acc, i, (i < N) & (i % TILES.block_n < TILES.block_n - 1),",
+        "tl.where(valid[:, None], v * HEADROOM, 0.0)",
+        "tl.where((valid & (i % TILES.block_n < TILES.block_n - 1))[:, None], v * HEADROOM, 0.0)",
     ),
     Mutant(
         "rows are not put back at their own scale",
@@ -125,7 +125,7 @@ MUTANTS = (
         "an ignored row is multiplied by 0 and not left out",
         "nan_in_an_ignored_row_goes_nowhere",
         "cce-exact",
-        "gradients:_Backward.run",
+        "gradients:_Backward",
         "torch.where(valid, call.embeddings, 0)",
         "call.embeddings",
     ),
@@ -133,7 +133,7 @@ MUTANTS = (
         "rows of a tile are cast at their own scales and multiplied at a common one",
         "signed_upstream_gradients",
         "cce-exact",
-        RESIDUAL_KERNEL,
+        STORE_TILE,
         "cast_residual(g * relative[:, None],",
         "cast_residual(g,",
     ),
@@ -141,7 +141,7 @@ MUTANTS = (
         "dbias is summed at the rows' scales",
         "dbias_sums_to_the_lse_gradients",
         "cce-exact",
-        RESIDUAL_KERNEL,
+        STORE_TILE,
         "tl.sum(g * rows.scale[:, None], 0)",
         "tl.sum(g, 0)",
     ),
@@ -165,7 +165,7 @@ MUTANTS = (
         "every row of a block is taken to have the scale of the largest",
         "signed_upstream_gradients",
         "cce-exact",
-        "gradients:_Backward.__init__",
+        "gradients:_Backward",
         "upstream.even and",
         "True and",
     ),
@@ -174,8 +174,8 @@ MUTANTS = (
         "more_than_two_tiles_everywhere",
         "cce-exact",
         E_KERNEL,
-        "s, c = load_sums(Acc, i, i < N, d0, PRODUCT.columns)",
-        "s, c = load_sums(Acc, i, i < 0, d0, PRODUCT.columns)",
+        "s, c = load_sums(Acc, tl.program_id(0), ROWS, PRODUCT.columns)",
+        "s, c = no_sums(ROWS, PRODUCT.columns, VARIANT, DTYPE)",
     ),
     Mutant(
         "the last group of the vocabulary writes its dC to the first words",
@@ -184,13 +184,5 @@ MUTANTS = (
         C_KERNEL,
         "place = first + place0",
         "place = place0",
-    ),
-    Mutant(
-        "dead tiles of dE are multiplied where dC keeps them",
-        "full_c_filters_de_as_cce_kahan_does",
-        "cce-kahan-full-c",
-        "gradients:_Backward._kept",
-        'getattr(self.variant, f"filter_{name}")',
-        "self.variant.filter_c",
     ),
 )
