@@ -23,9 +23,6 @@ from .variant import Variant
 GROUP_BYTES = 2**27
 """Memory for the residuals of one group. At N=8192 in bf16 that is 8192 words: 32 groups at V=256000."""
 
-RESIDUAL_PROGRAMS = 264
-"""As many as fill an H100's 132 multiprocessors twice, at least; no result depends on it."""
-
 DTYPES = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, torch.float32: tl.float32}
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 
@@ -152,9 +149,7 @@ class _Backward:
         c, c_descriptor = operand(group.classifier, (tiles.block_v, tiles.block_d), call.schedule)
         eps = torch.finfo(self.dtype).eps / 32 if self.variant.eps is None else self.variant.eps
         unfiltered = (self.want_e and not self.variant.filter_e) or (self.want_c and not self.variant.filter_c)
-        per_split = triton.cdiv(group.tiles, max(1, triton.cdiv(RESIDUAL_PROGRAMS, self.row_blocks)))
-        splits = triton.cdiv(group.tiles, per_split)
-        residual_kernel[(self.row_blocks * splits,)](
+        residual_kernel[(self.row_blocks * group.tiles,)](
             e,
             c,
             self.bias,
@@ -165,7 +160,6 @@ class _Backward:
             eps,
             group.tile,
             group.tiles,
-            per_split,
             self.n,
             self.v,
             self.d,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..mutation import Mutant
 
-STORE_TILE = "backward:store_tile"
+RESIDUAL_KERNEL = "backward:residual_kernel"
 E_KERNEL = "products:embeddings_kernel"
 C_KERNEL = "products:classifier_kernel"
 
@@ -133,7 +133,7 @@ MUTANTS = (
         "rows of a tile are cast at their own scales and multiplied at a common one",
         "signed_upstream_gradients",
         "cce-exact",
-        STORE_TILE,
+        RESIDUAL_KERNEL,
         "cast_residual(g * relative[:, None],",
         "cast_residual(g,",
     ),
@@ -141,7 +141,7 @@ MUTANTS = (
         "dbias is summed at the rows' scales",
         "dbias_sums_to_the_lse_gradients",
         "cce-exact",
-        STORE_TILE,
+        RESIDUAL_KERNEL,
         "tl.sum(g * rows.scale[:, None], 0)",
         "tl.sum(g, 0)",
     ),

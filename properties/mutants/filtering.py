@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..mutation import Mutant
 
 IS_LIVE = "residual:is_live"
-STORE_TILE = "backward:store_tile"
+RESIDUAL_KERNEL = "backward:residual_kernel"
 BACKWARD = "gradients:_Backward"
 
 MUTANTS = (
@@ -29,7 +29,7 @@ MUTANTS = (
         "the filter tests the softmax and not the residual",
         "what_is_skipped_is_negligible_and_what_is_kept_is_not",
         "cce",
-        STORE_TILE,
+        RESIDUAL_KERNEL,
         "is_live(g, ",
         "is_live(p, ",
     ),
@@ -37,7 +37,7 @@ MUTANTS = (
         "the filter does not see the lse gradient",
         "the_filter_sees_the_lse_gradient",
         "cce",
-        STORE_TILE,
+        RESIDUAL_KERNEL,
         "is_live(g, ",
         "is_live(tl.where(cols[None, :] == rows.target[:, None], p - 1.0, p), ",
     ),
@@ -125,7 +125,7 @@ MUTANTS = (
         "dbias is filtered with the tile",
         "dbias_is_never_filtered",
         "cce",
-        STORE_TILE,
+        RESIDUAL_KERNEL,
         "tl.sum(g * rows.scale[:, None], 0)",
         "tl.sum(g * rows.scale[:, None], 0) * is_live(g, rows, eps, FILTER)",
     ),
@@ -149,7 +149,7 @@ MUTANTS = (
         "the filtered mass counts the tiles that are kept",
         "the_filtered_mass_is_what_the_constant_column_loses",
         "cce",
-        STORE_TILE,
+        RESIDUAL_KERNEL,
         "mask=row_mask & (live == 0)",
         "mask=row_mask",
     ),
@@ -157,7 +157,7 @@ MUTANTS = (
         "ignored rows have filtered mass",
         "the_filtered_mass_is_a_probability",
         "cce",
-        STORE_TILE,
+        RESIDUAL_KERNEL,
         "tl.sum(tl.where(rows.valid[:, None] & col_mask[None, :], p, 0.0), 1)",
         "tl.sum(tl.where(col_mask[None, :], p, 0.0), 1)",
     ),
