@@ -15,7 +15,7 @@ SHOWN = {
     "gemma-alpaca-bfloat16": "On a drawn head with the statistics of a real one, at the paper's shape",
     "smollm2-bfloat16": "On a real head, that of SmolLM2-135M on English text",
 }
-STAGES = "smollm2-stages-bfloat16"
+STAGED, PLOT = "smollm2-bfloat16", "error-by-stage"
 ROOT = Path(__file__).resolve().parent.parent
 PICTURE = BASELINES.resolve() / "error-by-stage.svg"
 END = "<!-- end -->"
@@ -33,7 +33,7 @@ def renew(text: str) -> str:
         ValueError: a mark is missing.
     """
     sections = {name: _section(title, Report.read(BASELINES / f"{name}.json")) for name, title in SHOWN.items()}
-    for name, section in {**sections, "laws-bfloat16": _laws(), STAGES: _stages()}.items():
+    for name, section in {**sections, "laws-bfloat16": _laws(), PLOT: _stages()}.items():
         before, mark, rest = text.partition(begin(name))
         _, end, after = rest.partition(END)
         if not mark or not end:
@@ -70,7 +70,7 @@ def _laws() -> str:
 
 def _stages() -> str:
     """Where errors come from, in a sentence and a picture."""
-    report = Report.read(BASELINES / f"{STAGES}.json")
+    report = Report.read(BASELINES / f"{STAGED}.json")
     tables = [table for result in report.results for table in result.stages.values()]
     explained = min(table.explained for table in tables if table.explained is not None)
     share = report.result("cce").stages["d_embeddings"].share("add_increment")
@@ -123,4 +123,4 @@ def _row(result: Result, report: Report) -> str:
 if __name__ == "__main__":
     readme = Path(sys.argv[1])
     readme.write_text(renew(readme.read_text()))
-    PICTURE.write_text(draw(Report.read(BASELINES / f"{STAGES}.json")))
+    PICTURE.write_text(draw(Report.read(BASELINES / f"{STAGED}.json")))
