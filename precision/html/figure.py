@@ -18,6 +18,7 @@ class Table:
     columns: Sequence[str]
     rows: Sequence[Sequence[str | Markup]]
     words: frozenset[int] = frozenset({0})
+    prose: bool = False  # whether cells are sentences: on a phone each row is then a block of its own
 
 
 @dataclass(frozen=True, kw_only=True)

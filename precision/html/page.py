@@ -16,6 +16,7 @@ from ..saved import Study
 from ..sweep import Sweep
 from . import bench, studies
 from .condition import condition
+from .deviations import deviations
 from .figure import Figure, Section
 from .filter_page import filter_page
 from .heat import heat
@@ -99,6 +100,7 @@ def sections(report: Report) -> list[Section]:
         studies.every_input(),
         worst(report),
         loss(report),
+        deviations(),
     ]
 
 
