@@ -45,6 +45,14 @@ class Section:
     figures: list[Figure] = field(default_factory=list)
 
 
+def not_made(study: str) -> Figure:
+    """In the place of a study that is not there."""
+    return Figure(
+        title="Not measured yet",
+        missing=f"The study is not among the committed ones. Make it with: python -m ccelab.precision.study {study}",
+    )
+
+
 def number(x: float | None, digits: int = 3) -> str:
     """As a person would write it: 1.23e-4 without the exponent's zero, a dash for nothing."""
     if x is None:
