@@ -149,7 +149,7 @@ def test_the_committed_studies_are_shown_and_complete() -> None:
         assert found["provenance"]["commit"], path
         done = CliRunner().invoke(app, ["show", str(path)], env={"COLUMNS": "100"})
         assert done.exit_code == 0, done.output
-    everywhere = {"exhaustive-cpu.json", "filtering.json", "tiles.json"}
+    everywhere = {"exhaustive-cpu.json", "filtering.json", "schedules.json", "tiles.json"}
     assert everywhere <= {path.name for path in STUDIES.glob("*.json")}
 
 

@@ -29,6 +29,7 @@ from ccelab.precision.schedule_study import (
     same_bits,
     schedule_study,
 )
+from ccelab.precision.study import STUDIES
 from ccelab.properties.cases import DEVICE
 from ccelab.reference import Problem, Solution
 from ccelab.reference.heads.gaussian import gaussian
@@ -131,6 +132,28 @@ def test_every_alternative_is_another_schedule() -> None:
     assert len(found) >= 8
     assert len({one.schedule for one in found}) == len({one.name for one in found}) == len(found)
     assert found[0].schedule == base
+
+
+def test_the_committed_study_says_what_the_page_does() -> None:
+    """Every preset on two heads under at least eight schedules, all deterministic and within budget."""
+    committed = ScheduleStudy.read(STUDIES / "schedules.json")
+    assert committed.complete
+    assert len(committed.heads) == 2
+    for head in committed.heads:
+        assert len(head.variants) == 7
+        for spread in head.variants:
+            assert len(spread.runs) >= 8
+            assert spread.deterministic
+            assert all(run.over_budget <= 1 for run in spread.runs)
+    usual, peaked = ({spread.variant: spread for spread in head.variants} for head in committed.heads)
+
+    def times(head: dict[str, module.VariantSpread], name: str) -> list[float]:
+        return [run.over_floor["d_embeddings"] for run in head[name].runs]
+
+    assert max(times(usual, "cce-no-filter")) > 1.2 * min(times(usual, "cce-no-filter"))
+    assert max(times(usual, "cce-exact")) < 1.01
+    kept = [run.kept["d_embeddings"] for run in peaked["cce"].runs]
+    assert min(kept) < 0.9 < max(kept)
 
 
 def test_it_is_drawn_and_shown(study: ScheduleStudy, tmp_path: Path) -> None:
