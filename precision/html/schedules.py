@@ -62,13 +62,14 @@ def _figures(study: ScheduleStudy, head: HeadSpread) -> list[Figure]:
         ),
         Figure(
             title=f"What all schedules agree on: {_name(head)}",
-            how=f"Deterministic: every schedule was run twice, the second time {study.repeated}, and every bit of "
-            "loss, lse, dE and dC was the same. That is no promise between two schedules, which the other columns are "
-            "about. Error: the least and the largest over the schedules. Bits: what the least and the largest value "
-            "a, b of an element have in common, log₂ |a + b| / 2|a − b|, at most those of the significand "
-            f"({_digits(head)}); given are the median element and, in brackets, the one below which the worst "
-            "hundredth lies. 0 means that these elements are made of rounding, or that a tile is dropped under one "
-            "schedule and kept under another. Same: the share of elements that no schedule changes.",
+            how=f"Deterministic: on {study.provenance.device} every schedule was run twice, the second time "
+            f"{study.repeated}, and every bit of loss, lse, dE and dC was the same. That is no promise between two "
+            "schedules, which the other columns are about. Error: the least and the largest over the schedules. Bits: "
+            "what the least and the largest value a, b of an element have in common, log₂ |a + b| / 2|a − b|, at most "
+            f"those of the significand ({_digits(head)}); given are the median element and, in brackets, the one below "
+            "which the worst hundredth lies. 0 means that these elements are made of rounding, or that a tile is "
+            "dropped under one schedule and kept under another. Same: the share of elements that no schedule changes. "
+            "The presets share the forward pass, and with it the columns of the loss.",
             tables=[_agreement(head)],
             open_tables=True,
         ),
