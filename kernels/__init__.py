@@ -14,12 +14,13 @@ choose()
 
 if TYPE_CHECKING:
     from .function import linear_cross_entropy
-    from .schedule import Schedule, Tiles, default_schedule
+    from .schedule import ProductTiles, Schedule, Tiles, default_schedule
     from .statistics import Statistics
     from .variant import PRESETS, Variant, every
 
 _HOME = {
     "PRESETS": "variant",
+    "ProductTiles": "schedule",
     "Schedule": "schedule",
     "Statistics": "statistics",
     "Tiles": "schedule",
@@ -31,6 +32,7 @@ _HOME = {
 
 __all__ = [
     "PRESETS",
+    "ProductTiles",
     "Schedule",
     "Statistics",
     "Tiles",

@@ -49,7 +49,10 @@ def host_stage(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-SIZES = ("N", "V", "D", "samples", "ignore_index", "tiles_per_split", "splits", "target_splits")
+SIZES = (
+    *("N", "V", "D", "samples", "ignore_index", "tiles_per_split", "splits", "target_splits"),
+    *("first", "tiles", "row_blocks", "words", "width"),
+)
 """Kernel arguments that Triton must not compile anew for where they are 1 or a multiple of 16.
 
 It would also compute otherwise: for D = 1 it drops the loop over D, finds `dot(e, c, 0) + bias`, and hands the bias to

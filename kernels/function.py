@@ -7,7 +7,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
-from . import launch
+from . import gradients, launch
 from .backend import host_stage, require_device
 from .check import autocast, check_arguments, check_keywords, check_targets, check_tensors
 from .schedule import Schedule, default_schedule
@@ -30,13 +30,14 @@ class _TokenLoss(torch.autograd.Function):
         variant: Variant,
         schedule: Schedule,
         stats: Statistics | None,
+        even: bool,
     ) -> tuple[Tensor, Tensor]:
         call = launch.Call(embeddings, classifier, bias, targets, ignore_index, softcap, variant, schedule)
         loss, lse, row_max, log_sum = launch.forward(call)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(embeddings, classifier, bias, targets, row_max, log_sum)
         ctx.options = (ignore_index, softcap, variant, schedule)
-        ctx.stats = stats
+        ctx.stats, ctx.even = stats, even
         return loss, lse
 
     @staticmethod
@@ -45,16 +46,15 @@ class _TokenLoss(torch.autograd.Function):
         call = launch.Call(embeddings, classifier, bias, targets, *ctx.options)
         wanted = tuple(ctx.needs_input_grad[:3])
         if dloss is None and dlse is None:
-            return (None,) * 9
+            return (None,) * 10
         with torch.no_grad():
             dloss, dlse = (None if x is None else x.resolve_neg() for x in (dloss, dlse))
-            gradients: tuple[Tensor | None, ...] = launch.backward(
-                call, row_max, log_sum, dloss, dlse, wanted, ctx.stats
-            )
+            upstream = gradients.Upstream(dloss=dloss, dlse=dlse, even=ctx.even and dlse is None)
+            found: tuple[Tensor | None, ...] = gradients.backward(call, row_max, log_sum, upstream, wanted, ctx.stats)
         if torch.is_grad_enabled():  # create_graph=True
             inputs = (embeddings, classifier, bias, dloss, dlse)
-            gradients = tuple(g if g is None else _Once.apply(g, *inputs) for g in gradients)  # type: ignore[no-untyped-call]
-        return (*gradients, *(None,) * 6)
+            found = tuple(g if g is None else _Once.apply(g, *inputs) for g in found)  # type: ignore[no-untyped-call]
+        return (*found, *(None,) * 7)
 
 
 class _Once(torch.autograd.Function):
@@ -180,6 +180,7 @@ def linear_cross_entropy(
         variant,
         schedule or default_schedule(embeddings.dtype, *embeddings.shape),
         stats,
+        reduction != "none",  # torch's sum hands every row the same gradient
     )
     if reduction != "none":
         loss = reduce_losses(loss, max(count, 1) if reduction == "mean" else 1)

@@ -2,10 +2,13 @@
 """Vocabulary orders: by mean logit over the rows that have a target (paper, section 4.3 "vocabulary sorting"), or by
 mean probability over a sample of them. Descending, ties in the natural order.
 
-The mean of E C^T over rows is C @ mean(E): two small deterministic kernels in fp32, no atomics, whatever the tiles. A
-mean logit says little of a mean probability, which is what the filter looks at: on SmolLM2's head 128 rows order better
-than the mean logit of all (at 2^-12 .81 of 128x256 tiles live, .85 by mean logit, .97 unsorted: a study of 4096 tokens
-before this was written; these kernels have not been measured). The sample costs 128/N of a product.
+The mean of E C^T over rows is C @ mean(E): two small deterministic kernels in fp32, no atomics, whatever the tiles.
+Threads add their fp32 sums up in fp64: how many there are and which holds what depends on how E and C lie in memory,
+and a sum of 64 numbers within 2^23 of each other is exact there. In fp32 a transposed C once put two words of nearly
+the same mean the other way round, and a tenth of Kahan's dE came out with other bits. A mean logit says little of a
+mean probability, which is what the filter looks at: on SmolLM2's head 128 rows order better than the mean logit of
+all (at 2^-12 .81 of 128x256 tiles live, .85 by mean logit, .97 unsorted: a study of 4096 tokens before this was
+written; these kernels have not been measured). The sample costs 128/N of a product.
 """
 
 import torch
@@ -25,14 +28,15 @@ BLOCK = 64
 def mean_rows_kernel(E, Target, Mean, N, D, ignore_index, BLOCK: tl.constexpr):
     """(D,) mean of the rows of E that are not ignored; one program per block of columns."""
     d0 = tl.program_id(0) * BLOCK
-    total = tl.full((BLOCK,), 0.0, tl.float32)
+    parts = tl.full((BLOCK, BLOCK), 0.0, tl.float32)
     count = 0
     for row0 in range(0, N, BLOCK):
         rows = row0 + tl.arange(0, BLOCK)
         target = tl.load(Target.ptr + rows.to(tl.int64) * Target.stride_row, mask=rows < N, other=ignore_index)
         valid = target != ignore_index
-        total += tl.sum(upcast(gather_rows(E, rows, valid, d0, BLOCK)), 0)
+        parts += upcast(gather_rows(E, rows, valid, d0, BLOCK))
         count += tl.sum(valid.to(tl.int32), 0)
+    total = tl.sum(parts.to(tl.float64), 0).to(tl.float32)
     divisor = tl.full((BLOCK,), 1.0, tl.float32) * tl.maximum(count, 1)
     cols = d0 + tl.arange(0, BLOCK)
     tl.store(Mean + cols, tl.div_rn(total, divisor), mask=cols < D)
@@ -48,7 +52,8 @@ def mean_logit_kernel(C, Bias, Mean, MeanLogit, V, D, BLOCK: tl.constexpr):
         j = d + tl.arange(0, BLOCK)
         mean = tl.load(Mean + j, mask=j < D, other=0.0)
         parts += upcast(gather_rows(C, cols, mask, d, BLOCK)) * mean[None, :]
-    tl.store(MeanLogit + cols, add_bias(tl.sum(parts, 1), Bias, cols, mask), mask=mask)
+    total = tl.sum(parts.to(tl.float64), 1).to(tl.float32)
+    tl.store(MeanLogit + cols, add_bias(total, Bias, cols, mask), mask=mask)
 
 
 def mean_logit_order(E, C, Bias, Target, shape, ignore_index, fp_fusion):
@@ -78,14 +83,17 @@ def mean_prob_kernel(
     TILES: tl.constexpr,
 ):
     """Mean softmax of the sampled rows; one program per block of the vocabulary."""
-    cols = tl.program_id(0) * TILES.block_v + tl.arange(0, TILES.block_v)
+    place0 = tl.program_id(0) * TILES.block_v
+    cols = place0 + tl.arange(0, TILES.block_v)
     col_mask = cols < V
     total = tl.full((TILES.block_v,), 0.0, tl.float32)
     for first in range(0, samples, TILES.block_n):
         place = first + tl.arange(0, TILES.block_n)
         mask = place < samples
         rows = tl.load(Sample + place, mask=mask, other=0)
-        _, z = recompute_logits(E, C, Bias, rows, mask, cols, col_mask, D, softcap, TILES)
+        _, z = recompute_logits(
+            E, C, Bias, 0, rows, mask, place0, cols, col_mask, D, softcap, TILES, False, False
+        )  # fmt: skip
         m = tl.load(RowMax + rows, mask=mask, other=0.0)
         log_s = tl.load(LogSum + rows, mask=mask, other=0.0)
         p = exp((z - m[:, None]) - log_s[:, None])

@@ -50,8 +50,8 @@ def own_logits(call: Call, first: int, last: int) -> torch.Tensor:
         raise ValueError(f"first={first} is not a multiple of the forward tile's block_v={tiles.block_v}")
     n, v, d = call.shape
     out = torch.empty((n, last - first), dtype=torch.float32, device=call.embeddings.device)
-    e, e_descriptor = operand(call.embeddings, tiles.block_n, call.schedule)
-    c, c_descriptor = operand(call.classifier, tiles.block_v, call.schedule)
+    e, e_descriptor = operand(call.embeddings, (tiles.block_n, tiles.block_d), call.schedule)
+    c, c_descriptor = operand(call.classifier, (tiles.block_v, tiles.block_d), call.schedule)
     logits_kernel[(triton.cdiv(n, tiles.block_n), triton.cdiv(last - first, tiles.block_v))](
         e,
         c,

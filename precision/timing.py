@@ -9,7 +9,7 @@ from statistics import median, quantiles
 
 import torch
 
-from ccelab.kernels import Schedule, Variant, launch
+from ccelab.kernels import Schedule, Variant, gradients, launch
 from ccelab.reference import Problem
 
 from .call import launch_call
@@ -55,6 +55,7 @@ def timing(problem: Problem, variant: Variant, schedule: Schedule, repetitions: 
     n, v, _ = problem.shape
     logits = torch.empty((n, v), dtype=e.dtype, device=e.device)
     grad = torch.full((n,), 1 / n, dtype=torch.float32, device=e.device)
+    upstream = gradients.Upstream(dloss=grad, dlse=None, even=True)
     _, _, row_max, log_sum = launch.forward(call)
 
     def product() -> None:
@@ -64,7 +65,7 @@ def timing(problem: Problem, variant: Variant, schedule: Schedule, repetitions: 
         launch.forward(call)
 
     def backward() -> None:
-        launch.backward(call, row_max, log_sum, grad, None, (True, True, problem.bias is not None), None)
+        gradients.backward(call, row_max, log_sum, upstream, (True, True, problem.bias is not None), None)
 
     for warm_up in (product, forward, backward, product):
         warm_up()

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ccelab.kernels import Schedule, Statistics, Tiles, Variant, linear_cross_entropy
+from ccelab.kernels import ProductTiles, Schedule, Statistics, Tiles, Variant, linear_cross_entropy
 from ccelab.precision.arithmetic import Arithmetic, own
 from ccelab.precision.budget import Budget, budget
 from ccelab.precision.measure import worst_ratio
@@ -23,9 +23,13 @@ DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 GRADIENTS = ("d_embeddings", "d_classifier", "d_bias")
 
 SMALL = Schedule(
-    forward=Tiles(block_n=16, block_v=32, block_d=16), backward=Tiles(block_n=16, block_v=16, block_d=32), splits=2
+    forward=Tiles(block_n=16, block_v=32, block_d=16),
+    backward=Tiles(block_n=16, block_v=16, block_d=32),
+    product=ProductTiles(rows=16, columns=32, depth=16, warps=4, stages=2),
+    splits=2,
+    group=2,
 )
-"""Tiles so small that ragged problems of interpreter size exceed two of them in each of N, V and D."""
+"""Tiles so small that ragged problems of interpreter size exceed two of them in each of N, V and D, and two groups."""
 
 Subject = Callable[..., Any]
 

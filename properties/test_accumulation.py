@@ -134,7 +134,7 @@ def test_smaller_tiles_cost_accurate_sums_little(trial: Trial) -> None:
     errors = []
     for block in (64, 32, 16):
         tiles = Tiles(block_n=16, block_v=block, block_d=16)
-        schedule = Schedule(forward=tiles, backward=tiles)
+        schedule = Schedule(forward=tiles, backward=tiles, group=1)  # sums pass through memory after every tile
         got = trial.run(replace(trial.case, schedule=schedule))["d_embeddings"].double()
         errors.append(float((got - truth).norm() / truth.norm()))
     assert max(errors) <= 1.5 * errors[0], f"errors {errors}"

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from ccelab.kernels import Schedule, Tiles
+from ccelab.kernels import ProductTiles, Schedule, Tiles
 
 from .cases import SMALL
 from .law import Trial, law
@@ -17,7 +17,9 @@ OTHERS = tuple(
     Schedule(
         forward=Tiles(block_n=n, block_v=v, block_d=d),
         backward=Tiles(block_n=v, block_v=d, block_d=n),
+        product=ProductTiles(rows=16 * splits if splits in (1, 2, 4) else 16, columns=d, depth=n),
         splits=splits,
+        group=splits if splits > 1 else None,
         descriptors=splits % 2 == 1,
     )
     for n, v, d, splits in ((16, 64, 32, 1), (32, 16, 64, 4), (64, 32, 16, 5), (64, 64, 64, 2))

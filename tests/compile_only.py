@@ -56,7 +56,7 @@ def main() -> None:
         return launch
 
     JITFunction.__getitem__ = compile_only
-    from ccelab.kernels import Statistics, launch
+    from ccelab.kernels import Statistics, gradients, launch
 
     for text in VARIANTS:
         for name in NAMES:
@@ -76,10 +76,9 @@ def main() -> None:
                 default_schedule(dtype, 256, d),
             )
             _, lse, row_max, log_sum = launch.forward(call)
-            upstream = (
-                (lse, lse, (True, True, True), Statistics()) if optional else (lse, None, (True, True, False), None)
-            )
-            launch.backward(call, row_max, log_sum, *upstream)
+            upstream = gradients.Upstream(dloss=lse, dlse=lse if optional else None, even=not optional)
+            stats = Statistics() if optional else None
+            gradients.backward(call, row_max, log_sum, upstream, (True, True, optional), stats)
             print(text, name, *sorted({k.metadata.name for k in compiled}))
 
 

@@ -168,7 +168,7 @@ NUMBERS = (
         "times an entry of C.",
         reason="The power of two of a row, and the headroom of 1/8, are multiplied in after the product: before it, in "
         "fp16, they would cost small residuals their bits.",
-        source="kernels/backward.py, embeddings_kernel; kernels/accumulate.py, HEADROOM",
+        source="kernels/products.py, embeddings_kernel; kernels/accumulate.py, HEADROOM",
         check=de_overflows_on_the_way,
     ),
     Deviation(
@@ -212,7 +212,7 @@ NUMBERS = (
         ours="Nothing, in fp16, beside a token with a gradient of 1 in the same tile of rows.",
         reason="Rows of one dC tile add up in one product and share their largest power of two; the residual is cast "
         "at that scale. bf16 has the same limit at 2^-126 and below; fp32 has none.",
-        source="kernels/backward.py, classifier_kernel",
+        source="kernels/products.py, classifier_kernel",
         check=an_upstream_gradient_far_below_its_tile_in_fp16,
     ),
     Deviation(

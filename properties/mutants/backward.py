@@ -1,11 +1,12 @@
-"""Bugs of the two gradient kernels: tiles, masks, scales."""
+"""Bugs of the backward pass: tiles, masks, scales."""
 
 from __future__ import annotations
 
 from ..mutation import Mutant
 
-E_KERNEL = "backward:embeddings_kernel"
-C_KERNEL = "backward:classifier_kernel"
+RESIDUAL_KERNEL = "backward:residual_kernel"
+E_KERNEL = "products:embeddings_kernel"
+C_KERNEL = "products:classifier_kernel"
 
 MUTANTS = (
     Mutant(
@@ -21,8 +22,8 @@ MUTANTS = (
         "every_output_is_within_its_budget",
         "cce",
         E_KERNEL,
-        "range(0, tl.cdiv(V, TILES.block_v))",
-        "range(0, tl.cdiv(V, TILES.block_v) - 1)",
+        "tl.range(0, kept_count(List, owner, tiles), flatten=True)",
+        "tl.range(0, kept_count(List, owner, tiles) - 1, flatten=True)",
     ),
     Mutant(
         "dE is zero",
@@ -61,22 +62,22 @@ MUTANTS = (
         "powers_of_two_move_between_e_and_c",
         "cce-exact",
         E_KERNEL,
-        "tl.where(rows.valid[:, None], v * HEADROOM, 0.0)",
-        "tl.where(rows.valid[:, None] & (tl.abs(v) > 1e-3), v * HEADROOM, 0.0)",
+        "tl.where(valid[:, None], v * HEADROOM, 0.0)",
+        "tl.where(valid[:, None] & (tl.abs(v) > 1e-3), v * HEADROOM, 0.0)",
     ),
     Mutant(
         "the last row of a block gets no gradient",
         "equal_rows_have_equal_answers",
         "cce-exact",
         E_KERNEL,
-        "Acc, offsets, row_mask[:, None] & (j < Acc.columns)[None, :], v,",
-        "Acc, offsets, (row_mask & (i % TILES.block_n < TILES.block_n - 1))[:, None] & (j < Acc.columns)[None, :], v,",
+        "tl.where(valid[:, None], v * HEADROOM, 0.0)",
+        "tl.where((valid & (i % TILES.block_n < TILES.block_n - 1))[:, None], v * HEADROOM, 0.0)",
     ),
     Mutant(
         "rows are not put back at their own scale",
         "upstream_powers_of_two_scale_gradients",
         "cce-exact",
-        E_KERNEL,
+        "products:finish_embeddings_kernel",
         "rows.scale[:, None]",
         "tl.where(rows.scale > 0.25, rows.scale, 0.25)[:, None]",
     ),
@@ -85,15 +86,15 @@ MUTANTS = (
         "batches_add_up",
         "cce-exact",
         C_KERNEL,
-        "range(0, N, TILES.block_n)",
-        "range(0, N - N % TILES.block_n, TILES.block_n)",
+        "block * TILES.block_n, N,",
+        "block * TILES.block_n, N - N % TILES.block_n,",
     ),
     Mutant(
         "dC is zero",
         "every_output_is_within_its_budget",
         "cce-kahan",
         C_KERNEL,
-        "v = v * scale",
+        "v = v * tl.load(Scale + block)",
         "v = v * 0.0",
     ),
     Mutant(
@@ -101,46 +102,46 @@ MUTANTS = (
         "dc_is_no_larger_than_the_residuals_allow",
         "cce-exact",
         C_KERNEL,
-        "v = v * scale",
-        "v = -v * scale",
+        "v = v * tl.load(Scale + block)",
+        "v = -v * tl.load(Scale + block)",
     ),
     Mutant(
         "dC is four times too large",
         "dc_is_no_larger_than_the_residuals_allow",
         "cce-no-filter",
         C_KERNEL,
-        "v = v * scale",
-        "v = 4 * v * scale",
+        "v = v * tl.load(Scale + block)",
+        "v = 4 * v * tl.load(Scale + block)",
     ),
     Mutant(
         "dC is 3 % too large",
         "one_token",
         "cce-exact",
         C_KERNEL,
-        "v = v * scale",
-        "v = 1.03 * v * scale",
+        "v = v * tl.load(Scale + block)",
+        "v = 1.03 * v * tl.load(Scale + block)",
     ),
     Mutant(
         "an ignored row is multiplied by 0 and not left out",
         "nan_in_an_ignored_row_goes_nowhere",
         "cce-exact",
-        C_KERNEL,
-        "gather_rows(E, i, rows.valid,",
-        "gather_rows(E, i, row_mask,",
+        "gradients:_Backward",
+        "torch.where(valid, call.embeddings, 0)",
+        "call.embeddings",
     ),
     Mutant(
         "rows of a tile are cast at their own scales and multiplied at a common one",
         "signed_upstream_gradients",
         "cce-exact",
-        C_KERNEL,
-        "cast_residual(g * relative_scale(rows.scale, scale)[:, None],",
+        RESIDUAL_KERNEL,
+        "cast_residual(g * relative[:, None],",
         "cast_residual(g,",
     ),
     Mutant(
         "dbias is summed at the rows' scales",
         "dbias_sums_to_the_lse_gradients",
         "cce-exact",
-        "backward:sum_bias",
+        RESIDUAL_KERNEL,
         "tl.sum(g * rows.scale[:, None], 0)",
         "tl.sum(g, 0)",
     ),
@@ -148,9 +149,9 @@ MUTANTS = (
         "dbias is that of the last block of rows",
         "dbias_sums_to_the_lse_gradients",
         "cce-no-sort",
-        "backward:sum_bias",
-        "dbias + tl.sum",
-        "tl.sum",
+        "products:sum_bias",
+        "dbias + part",
+        "part",
     ),
     Mutant(
         "the last class of the vocabulary is masked in the backward pass",
@@ -159,5 +160,29 @@ MUTANTS = (
         "backward:vocabulary_tile",
         "mask = place < V",
         "mask = place < V - 1",
+    ),
+    Mutant(
+        "every row of a block is taken to have the scale of the largest",
+        "signed_upstream_gradients",
+        "cce-exact",
+        "gradients:_Backward",
+        "upstream.even and",
+        "True and",
+    ),
+    Mutant(
+        "a group of the vocabulary starts the sums of dE anew",
+        "more_than_two_tiles_everywhere",
+        "cce-exact",
+        E_KERNEL,
+        "s, c = load_sums(Acc, tl.program_id(0), ROWS, PRODUCT.columns)",
+        "s, c = no_sums(ROWS, PRODUCT.columns, VARIANT, DTYPE)",
+    ),
+    Mutant(
+        "the last group of the vocabulary writes its dC to the first words",
+        "dc_sums_to_nothing_over_the_vocabulary",
+        "cce-no-filter",
+        C_KERNEL,
+        "place = first + place0",
+        "place = place0",
     ),
 )

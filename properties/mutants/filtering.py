@@ -5,8 +5,8 @@ from __future__ import annotations
 from ..mutation import Mutant
 
 IS_LIVE = "residual:is_live"
-E_KERNEL = "backward:embeddings_kernel"
-C_KERNEL = "backward:classifier_kernel"
+RESIDUAL_KERNEL = "backward:residual_kernel"
+BACKWARD = "gradients:_Backward"
 
 MUTANTS = (
     Mutant(
@@ -29,7 +29,7 @@ MUTANTS = (
         "the filter tests the softmax and not the residual",
         "what_is_skipped_is_negligible_and_what_is_kept_is_not",
         "cce",
-        E_KERNEL,
+        RESIDUAL_KERNEL,
         "is_live(g, ",
         "is_live(p, ",
     ),
@@ -37,7 +37,7 @@ MUTANTS = (
         "the filter does not see the lse gradient",
         "the_filter_sees_the_lse_gradient",
         "cce",
-        E_KERNEL,
+        RESIDUAL_KERNEL,
         "is_live(g, ",
         "is_live(tl.where(cols[None, :] == rows.target[:, None], p - 1.0, p), ",
     ),
@@ -109,57 +109,57 @@ MUTANTS = (
         "dC is filtered where dE is",
         "full_c_is_unfiltered_in_dc",
         "cce-kahan-full-c",
-        "launch:backward",
-        'variant.flags("filter_c", "accumulate")',
-        "Variant(filter_c=variant.filter_e, accumulate=variant.accumulate)",
+        BACKWARD,
+        'getattr(self.variant, f"filter_{name}")',
+        "self.variant.filter_e",
     ),
     Mutant(
         "dE is filtered where dC is",
         "full_e_is_unfiltered_in_de",
         "cce-kahan-full-e",
-        "launch:backward",
-        'variant.flags("filter_e", "accumulate")',
-        "Variant(filter_e=variant.filter_c, accumulate=variant.accumulate)",
+        BACKWARD,
+        'getattr(self.variant, f"filter_{name}")',
+        "self.variant.filter_c",
     ),
     Mutant(
         "dbias is filtered with the tile",
         "dbias_is_never_filtered",
         "cce",
-        C_KERNEL,
-        "if DBias is not None:\n            dbias",
-        "if DBias is not None and is_live(g, rows, eps, VARIANT.filter_c):\n            dbias",
+        RESIDUAL_KERNEL,
+        "tl.sum(g * rows.scale[:, None], 0)",
+        "tl.sum(g * rows.scale[:, None], 0) * is_live(g, rows, eps, FILTER)",
     ),
     Mutant(
         "skipped tiles are counted for one block of rows",
         "every_tile_is_kept_or_skipped",
         "cce",
-        "launch:backward",
-        "stats.tiles_skipped_e = row_blocks * vocabulary_blocks",
-        "stats.tiles_skipped_e = vocabulary_blocks",
+        BACKWARD,
+        "of_all = self.row_blocks * triton.cdiv(self.v, self.tiles.block_v)",
+        "of_all = triton.cdiv(self.v, self.tiles.block_v)",
     ),
     Mutant(
         "the filtered mass is that of the last skipped tile",
         "the_filtered_mass_is_what_the_constant_column_loses",
         "cce-no-sort",
-        E_KERNEL,
-        "mass += ",
-        "mass = ",
+        BACKWARD,
+        "self.mass[name] += ",
+        "self.mass[name] = ",
     ),
     Mutant(
         "the filtered mass counts the tiles that are kept",
         "the_filtered_mass_is_what_the_constant_column_loses",
         "cce",
-        E_KERNEL,
-        "            kept += 1\n",
-        "            kept += 1\n            mass += tl.sum(p, 1)\n",
+        RESIDUAL_KERNEL,
+        "mask=row_mask & (live == 0)",
+        "mask=row_mask",
     ),
     Mutant(
         "ignored rows have filtered mass",
         "the_filtered_mass_is_a_probability",
         "cce",
-        E_KERNEL,
-        "mass += tl.sum(tl.where(rows.valid[:, None] & col_mask[None, :], p, 0.0), 1)",
-        "mass += tl.sum(tl.where(col_mask[None, :], p, 0.0), 1)",
+        RESIDUAL_KERNEL,
+        "tl.sum(tl.where(rows.valid[:, None] & col_mask[None, :], p, 0.0), 1)",
+        "tl.sum(tl.where(col_mask[None, :], p, 0.0), 1)",
     ),
     Mutant(
         "the vocabulary is sorted upwards",
@@ -214,7 +214,7 @@ MUTANTS = (
         "the_order_is_one_and_sorts_mean_logits",
         "cce-no-filter,order=mean_logit",
         "ordering:mean_logit_kernel",
-        "add_bias(tl.sum(parts, 1), Bias, cols, mask)",
-        "tl.sum(parts, 1)",
+        "add_bias(total, Bias, cols, mask)",
+        "total",
     ),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..mutation import Mutant
 
 CALL = "function:linear_cross_entropy"
+BACKWARD = "gradients:_Backward"
 
 MUTANTS = (
     Mutant(
@@ -75,7 +76,7 @@ MUTANTS = (
         "rows are taken to be contiguous",
         "strides_do_not_matter",
         "cce-exact",
-        "launch:_matrix",
+        "launch:matrix",
         "Matrix(x, x.stride(0), x.stride(1), x.shape[1])",
         "Matrix(x, x.shape[1], 1, x.shape[1])",
     ),
@@ -91,39 +92,39 @@ MUTANTS = (
         "sums start from what memory holds",
         "a_second_run_repeats_every_bit",
         "cce-exact",
-        "launch:_accumulator",
-        "torch.zeros(output.shape,",
-        "torch.randn(output.shape,",
+        "gradients:_accumulator",
+        "torch.zeros(shape,",
+        "torch.randn(shape,",
     ),
     Mutant(
         "the last block of classes is not launched",
         "dc_sums_to_nothing_over_the_vocabulary",
         "cce-exact",
-        "launch:backward",
-        "classifier_kernel[(vocabulary_blocks,)]",
-        "classifier_kernel[(max(vocabulary_blocks - 1, 1),)]",
+        BACKWARD,
+        "classifier_kernel[(found.width // rows * ",
+        "classifier_kernel[(max(found.width // rows - 1, 1) * ",
     ),
     Mutant(
         "the vocabulary is sorted for dE alone",
         "gradients_do_not_depend_on_who_else_asks",
         "cce",
-        "launch:backward",
-        "order = _vocabulary_order(call, row_max, log_sum)",
-        "order = _vocabulary_order(call, row_max, log_sum) if want_e else None",
+        BACKWARD,
+        "self.order = _vocabulary_order(call, row_max, log_sum)",
+        "self.order = _vocabulary_order(call, row_max, log_sum) if self.want_e else None",
     ),
     Mutant(
         "every gradient is that of a mean",
         "every_output_is_within_its_budget",
         "cce",
         "function:_TokenLoss",
-        "call, row_max, log_sum, dloss, dlse, wanted, ctx.stats",
-        "call, row_max, log_sum, dloss * 0 + 1 / len(dloss), dlse, wanted, ctx.stats",
+        "Upstream(dloss=dloss,",
+        "Upstream(dloss=dloss * 0 + 1 / len(dloss),",
     ),
     Mutant(
         "C is taken to be contiguous",
         "strided_inputs_are_within_budget",
         "cce-exact",
-        "launch:_matrix",
+        "launch:matrix",
         "Matrix(x, x.stride(0), x.stride(1), x.shape[1])",
         "Matrix(x, x.shape[1], x.stride(1), x.shape[1])",
     ),
@@ -140,8 +141,8 @@ MUTANTS = (
         "a_second_backward_pass_is_the_first_one_again",
         "cce-exact",
         "function:_TokenLoss",
-        "call, row_max, log_sum, dloss, dlse, wanted, ctx.stats",
-        "call, row_max.data.add_(1), log_sum, dloss, dlse, wanted, ctx.stats",
+        "call, row_max, log_sum, upstream,",
+        "call, row_max.data.add_(1), log_sum, upstream,",
     ),
     Mutant(
         "a mean over nothing divides by zero",
@@ -163,9 +164,9 @@ MUTANTS = (
         "rows past the last whole block have no gradient",
         "problems_larger_than_anybodys_block_are_within_budget",
         "cce-exact",
-        "launch:backward",
-        "embeddings_kernel[(row_blocks,)]",
-        "embeddings_kernel[(max(n // tiles.block_n, 1),)]",
+        BACKWARD,
+        "return triton.cdiv(self.n, rows) * ",
+        "return max(self.n // rows, 1) * ",
     ),
     Mutant(
         "upstream gradients are rounded to fp16 as they are",

@@ -87,7 +87,7 @@ MUTANTS = (
     ),
     Mutant(
         "ignored rows have a gradient",
-        "ignored_rows_are_zero",
+        "dbias_sums_to_the_lse_gradients",
         "cce",
         "residual:load_row_data",
         "valid = mask & (target != ignore_index)",

@@ -1,0 +1,225 @@
+# mypy: ignore-errors
+"""The second half of the backward pass: stored residuals times C, and transposed times E, into sums that programs own.
+
+A program of one kernel owns a block of dE, one of the other a block of dC, and takes in the increments of its tiles one
+by one and in order: no locks, no atomics, the same bits each time. Between groups of the vocabulary the sums of dE wait
+in memory; those of dC are complete within a group.
+"""
+
+from typing import NamedTuple
+
+import torch
+import triton.language as tl
+
+from .accumulate import HEADROOM, add, load_sums, no_sums, rescale, store_sums
+from .backend import IS_INTERPRETED, device_function, kernel, stage
+from .matrix import load_rows
+from .residual import load_row_data
+from .rounding import dot, downcast, upcast
+
+WHOLE = tl.constexpr(IS_INTERPRETED)
+"""The interpreter rounds once for every step of a product, so there a product is one step. Tensor cores go through it
+16 at a time whatever the step."""
+
+
+class Kept(NamedTuple):
+    """For each of `owners` blocks the tiles that are not dropped; without lists it is all of them."""
+
+    places: torch.Tensor | None  # (owners, tiles) int32, ascending, the first `count` of each row
+    count: torch.Tensor | None  # (owners,) int32
+
+
+@device_function
+def kept_count(List, owner, tiles):
+    """How many tiles an owner takes in."""
+    if List.places is None:
+        return tiles
+    else:
+        return tl.load(List.count + owner)
+
+
+@device_function
+def kept_tile(List, owner, k, tiles):
+    """The k-th of them."""
+    if List.places is None:
+        return k
+    else:
+        return tl.load(List.places + owner * tiles + k)
+
+
+@stage
+def tile_product(
+    G,
+    M,
+    k0,
+    k_end,
+    out0,
+    d0,
+    K: tl.constexpr,
+    ROWS: tl.constexpr,
+    TRANSPOSED: tl.constexpr,
+    PRODUCT: tl.constexpr,
+    G_DESCRIPTOR: tl.constexpr,
+    M_DESCRIPTOR: tl.constexpr,
+    out_end,
+):
+    """An increment: (ROWS, PRODUCT.columns) fp32 product of a tile of residuals, or of its transpose, and K rows of M.
+
+    Along K from k0 on, which is a column of G and a row of M, or, TRANSPOSED, a row of both; out0 is the tile's first
+    row of the result and d0 its first column. Past `k_end`, and in rows of the result past `out_end`, are zeros."""
+    STEP: tl.constexpr = K if WHOLE or PRODUCT.depth > K else PRODUCT.depth
+    v = tl.full((ROWS, PRODUCT.columns), 0.0, tl.float32)
+    out = out0 + tl.arange(0, ROWS)
+    for step in range(0, K, STEP):
+        k = k0 + step + tl.arange(0, STEP)
+        if TRANSPOSED:
+            g = tl.trans(load_rows(G, k0 + step, k, k < k_end, out0, ROWS, G_DESCRIPTOR))
+        else:
+            g = load_rows(G, out0, out, out < out_end, k0 + step, STEP, G_DESCRIPTOR)
+        v = dot(g, load_rows(M, k0 + step, k, k < k_end, d0, PRODUCT.columns, M_DESCRIPTOR), v)
+    return v
+
+
+@kernel
+def embeddings_kernel(
+    G,  # (N, width) residuals
+    C,  # (rows, D) of this group
+    Acc,
+    Target,
+    List,
+    tiles,  # of the group
+    words,  # of the group
+    N,
+    D,
+    ignore_index,
+    VARIANT: tl.constexpr,
+    DTYPE: tl.constexpr,
+    TILES: tl.constexpr,
+    ROWS: tl.constexpr,
+    PRODUCT: tl.constexpr,
+    G_DESCRIPTOR: tl.constexpr,
+    C_DESCRIPTOR: tl.constexpr,
+):
+    """Adds a group of the vocabulary to dE, at the scale of a probability; a program per (block of rows, columns)."""
+    slices = tl.cdiv(D, PRODUCT.columns)
+    row0 = (tl.program_id(0) // slices) * ROWS
+    d0 = (tl.program_id(0) % slices) * PRODUCT.columns
+    i = row0 + tl.arange(0, ROWS)
+    target = tl.load(Target.ptr + i.to(tl.int64) * Target.stride_row, mask=i < N, other=ignore_index)
+    valid = target != ignore_index
+    s, c = load_sums(Acc, tl.program_id(0), ROWS, PRODUCT.columns)
+    owner = row0 // TILES.block_n
+    for k in tl.range(0, kept_count(List, owner, tiles), flatten=True):
+        tile = kept_tile(List, owner, k, tiles)
+        v = tile_product(
+            G, C, tile * TILES.block_v, words, row0, d0, TILES.block_v, ROWS, False, PRODUCT,
+            G_DESCRIPTOR, C_DESCRIPTOR, N
+        )  # fmt: skip
+        # An ignored row has g = 0, and 0 times a NaN in C is NaN.
+        v = tl.where(valid[:, None], v * HEADROOM, 0.0)
+        s, c = add(s, c, v, VARIANT, DTYPE)
+    store_sums(Acc, tl.program_id(0), s, c)
+
+
+@kernel
+def classifier_kernel(
+    G,  # (N, width) residuals
+    E,  # (N, D), zeros in ignored rows
+    Scale,  # (row blocks,) fp32
+    Ordering,
+    Out,  # (V, D) dC
+    List,
+    tiles,  # blocks of rows
+    first,  # columns of the vocabulary before this group
+    N,
+    V,
+    D,
+    VARIANT: tl.constexpr,
+    DTYPE: tl.constexpr,
+    TILES: tl.constexpr,
+    ROWS: tl.constexpr,
+    PRODUCT: tl.constexpr,
+    G_DESCRIPTOR: tl.constexpr,
+    E_DESCRIPTOR: tl.constexpr,
+):
+    """dC of a group of the vocabulary; one program per (block of the group, columns)."""
+    slices = tl.cdiv(D, PRODUCT.columns)
+    place0 = (tl.program_id(0) // slices) * ROWS
+    d0 = (tl.program_id(0) % slices) * PRODUCT.columns
+    s, c = no_sums(ROWS, PRODUCT.columns, VARIANT, DTYPE)
+    owner = place0 // TILES.block_v
+    for k in tl.range(0, kept_count(List, owner, tiles), flatten=True):
+        block = kept_tile(List, owner, k, tiles)
+        v = tile_product(
+            G, E, block * TILES.block_n, N, place0, d0, TILES.block_n, ROWS, True, PRODUCT,
+            G_DESCRIPTOR, E_DESCRIPTOR, N
+        )  # fmt: skip
+        v = v * tl.load(Scale + block)
+        s, c = add(s, c, v, VARIANT, DTYPE)
+    place = first + place0 + tl.arange(0, ROWS)
+    mask = place < V
+    cols = place if Ordering is None else tl.load(Ordering + place, mask=mask, other=0)
+    j = d0 + tl.arange(0, PRODUCT.columns)
+    offsets = cols.to(tl.int64)[:, None] * D + j[None, :]
+    tl.store(Out + offsets, cast_output(upcast(s), Out.dtype.element_ty), mask=mask[:, None] & (j < D)[None, :])
+
+
+@stage
+def cast_output(total, DTYPE: tl.constexpr):
+    """A complete sum in the dtype of its input. A companion of the sum is dropped."""
+    return downcast(total, DTYPE)
+
+
+@kernel
+def finish_embeddings_kernel(
+    Acc,
+    Target,
+    RowMax,
+    LogSum,
+    DLoss,
+    DLse,
+    Out,  # (N, D) dE
+    N,
+    D,
+    ignore_index,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """dE of complete sums: back to the scale of the result, and to its dtype. Programs as in embeddings_kernel."""
+    slices = tl.cdiv(D, COLUMNS)
+    i = (tl.program_id(0) // slices) * ROWS + tl.arange(0, ROWS)
+    j = (tl.program_id(0) % slices) * COLUMNS + tl.arange(0, COLUMNS)
+    rows = load_row_data(Target, RowMax, LogSum, DLoss, DLse, i, N, ignore_index)
+    s, _ = load_sums(Acc, tl.program_id(0), ROWS, COLUMNS)
+    s = rescale(upcast(s), rows.scale[:, None], Acc.sum.dtype.element_ty)
+    offsets = i.to(tl.int64)[:, None] * D + j[None, :]
+    tl.store(Out + offsets, cast_output(s, Out.dtype.element_ty), mask=(i < N)[:, None] & (j < D)[None, :])
+
+
+@stage
+def sum_bias(dbias, part):
+    """dbias plus the sum over a block of rows, in fp32."""
+    return dbias + part
+
+
+@kernel
+def bias_kernel(
+    Parts,  # (row blocks, width) fp32
+    Ordering,
+    Out,  # (V,) dbias
+    first,
+    width,
+    row_blocks,
+    V,
+    BLOCK: tl.constexpr,
+):
+    """dbias of a group of the vocabulary."""
+    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    mask = (place < width) & (first + place < V)
+    dbias = tl.full((BLOCK,), 0.0, tl.float32)
+    for block in range(0, row_blocks):
+        dbias = sum_bias(dbias, tl.load(Parts + block * width + place, mask=mask, other=0.0))
+    cols = first + place
+    if Ordering is not None:
+        cols = tl.load(Ordering + cols, mask=mask, other=0)
+    tl.store(Out + cols, cast_output(dbias, Out.dtype.element_ty), mask=mask)
