@@ -12,15 +12,19 @@ from .bench import Bench
 from .exhaustive import ExhaustiveTable
 from .files import load_object
 from .report import Report
+from .schedule_study import ScheduleStudy
 from .sweep import Sweep
 
-Study = Sweep | Bench | ExhaustiveTable | AdderStudy | AdderCheck
-KINDS: dict[str, type[Sweep] | type[Bench] | type[ExhaustiveTable] | type[AdderStudy] | type[AdderCheck]] = {
+Study = Sweep | Bench | ExhaustiveTable | AdderStudy | AdderCheck | ScheduleStudy
+KINDS: dict[
+    str, type[Sweep] | type[Bench] | type[ExhaustiveTable] | type[AdderStudy] | type[AdderCheck] | type[ScheduleStudy]
+] = {
     "sweep": Sweep,
     "bench": Bench,
     "exhaustive": ExhaustiveTable,
     "adders": AdderStudy,
     "adder check": AdderCheck,
+    "schedules": ScheduleStudy,
 }
 
 

@@ -73,6 +73,17 @@ def extremes(path: Path, device: str) -> None:
     sweep(settings, [Axis.parse("scale=0.125,8")], path, progress=_say)
 
 
+def schedules(path: Path, device: str) -> None:
+    """What tiles and splits change in the answers of every preset: on a Gaussian head of the usual spread, where sums
+    decide, and on one spread four times as widely, where small tiles have something for the filter to drop."""
+    from ccelab.reference.heads.gaussian import gaussian
+
+    from .schedule_study import schedule_study
+
+    drawn = [gaussian(128, 2048, 64, spread=spread, device=device) for spread in (6.7, 27.0)]
+    write_json(schedule_study(drawn, list(PRESETS.values()), progress=_say), path)
+
+
 def every_input(path: Path, device: str) -> None:
     """The elementwise pieces on all numbers of bf16, on this device."""
     import torch
@@ -90,7 +101,9 @@ def studies(device: str) -> dict[str, Callable[[], None]]:
         "adders": adders,
         f"exhaustive-{device}": every_input,
     }
-    if device == "cuda":
+    if device == "cpu":
+        made["schedules"] = schedules  # in the interpreter, where the programs of a launch can be turned round
+    else:
         made |= {"adder-cuda": adder, "filtering-h100": real_filtering, "extremes-h100": extremes}
     return {name: partial(make, STUDIES / f"{name}.json", device) for name, make in made.items()}
 

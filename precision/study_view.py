@@ -10,6 +10,8 @@ from rich.console import Console
 from .adder_check import AdderCheck
 from .adder_study import AdderStudy
 from .exhaustive import ExhaustiveTable
+from .names import GRADIENTS
+from .schedule_study import ScheduleStudy
 from .table import table
 
 
@@ -36,6 +38,23 @@ def show_adder_check(check: AdderCheck, console: Console) -> None:
         unlike = (str(count) for count in r.unlike_model.values())
         rows.add_row(r.dtype, r.kind, str(r.length), str(r.dots), *unlike, str(r.unlike_nearest))
     console.print(rows)
+
+
+def show_schedules(study: ScheduleStudy, console: Console) -> None:
+    """Per head and variant, least and largest over the schedules."""
+    for spread in study.heads:
+        head = spread.head
+        title = f"Over the schedules: {head['name']}, N={head['tokens']}, V={head['vocabulary']}, D={head['hidden']}"
+        rows = table(title, "variant", "repeats", "dE x floor", "dC x floor", "same dE", "same dC")
+        for variant in spread.variants:
+            errors = {name: [run.over_floor[name] for run in variant.runs] for name in GRADIENTS}
+            rows.add_row(
+                variant.variant,
+                "bit for bit" if variant.deterministic else "[bold red]no[/]",
+                *(f"{min(found):.2f} to {max(found):.2f}" for found in errors.values()),
+                *(f"{100 * variant.agreement[name].same:.0f} %" for name in GRADIENTS),
+            )
+        console.print(rows)
 
 
 def show_laws(report: dict[str, Any], console: Console) -> None:

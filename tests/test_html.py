@@ -29,8 +29,8 @@ from ccelab.reference.heads import resolve
 
 VARIANTS = ("cce", "cce-exact", "cce-no-filter,accumulate=hilo")
 PAGES = (
-    "verdict", "stages", "survival", "heat", "condition", "filter", "extremes", "tiles", "adders", "cost",
-    "exhaustive", "worst", "loss", "provenance",
+    "verdict", "stages", "survival", "heat", "condition", "filter", "extremes", "tiles", "adders", "schedules", "cost",
+    "exhaustive", "worst", "loss", "deviations", "provenance",
 )  # fmt: skip
 
 
@@ -149,7 +149,8 @@ def test_the_committed_studies_are_shown_and_complete() -> None:
         assert found["provenance"]["commit"], path
         done = CliRunner().invoke(app, ["show", str(path)], env={"COLUMNS": "100"})
         assert done.exit_code == 0, done.output
-    assert {"exhaustive-cpu.json", "filtering.json", "tiles.json"} <= {path.name for path in STUDIES.glob("*.json")}
+    everywhere = {"exhaustive-cpu.json", "filtering.json", "schedules.json", "tiles.json"}
+    assert everywhere <= {path.name for path in STUDIES.glob("*.json")}
 
 
 def test_a_study_of_adders_is_drawn(tmp_path: Path) -> None:

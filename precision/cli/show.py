@@ -22,6 +22,7 @@ def show(
     from ..bench import Bench
     from ..report import Report
     from ..saved import LawReport, read_saved
+    from ..schedule_study import ScheduleStudy
     from ..sweep import Sweep
 
     console = Console()
@@ -37,6 +38,8 @@ def show(
             bench_view.show(found, console)
         elif isinstance(found, AdderStudy):
             study_view.show_adders(found, console)
+        elif isinstance(found, ScheduleStudy):
+            study_view.show_schedules(found, console)
         elif isinstance(found, AdderCheck):
             study_view.show_adder_check(found, console)
         else:

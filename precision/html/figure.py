@@ -18,6 +18,7 @@ class Table:
     columns: Sequence[str]
     rows: Sequence[Sequence[str | Markup]]
     words: frozenset[int] = frozenset({0})
+    prose: bool = False  # whether cells are sentences: on a phone each row is then a block of its own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,14 @@ class Section:
     title: str
     intro: str | Markup
     figures: list[Figure] = field(default_factory=list)
+
+
+def not_made(study: str) -> Figure:
+    """In the place of a study that is not there."""
+    return Figure(
+        title="Not measured yet",
+        missing=f"The study is not among the committed ones. Make it with: python -m ccelab.precision.study {study}",
+    )
 
 
 def number(x: float | None, digits: int = 3) -> str:

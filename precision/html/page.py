@@ -13,15 +13,18 @@ from ..files import write_text
 from ..provenance import Provenance
 from ..report import Report
 from ..saved import Study
+from ..schedule_study import ScheduleStudy
 from ..sweep import Sweep
 from . import bench, studies
 from .condition import condition
+from .deviations import deviations
 from .figure import Figure, Section
 from .filter_page import filter_page
 from .heat import heat
 from .lines import QUANTITIES, lines_of, over_axis, table_of, where
 from .loss import loss
 from .pareto import pareto
+from .schedules import schedules, schedules_of
 from .survival import survival
 from .verdicts import verdicts
 from .waterfall import waterfall
@@ -80,6 +83,8 @@ def _contents(shown: Shown) -> tuple[str, str, list[Section], list[str]]:
     if isinstance(shown, AdderCheck):
         check = Section(slug="adder", title="The adder", intro="", figures=[studies.adder_figure(shown)])
         return "The adder's model", shown.provenance.device, [check], []
+    if isinstance(shown, ScheduleStudy):
+        return "Schedules", shown.provenance.device, [schedules_of([shown])], []
     return "Adders", "models of tensor cores", [studies.adders_of(shown)], []
 
 
@@ -95,10 +100,12 @@ def sections(report: Report) -> list[Section]:
         studies.extremes(),
         studies.tiles(),
         studies.adders(),
+        schedules(),
         pareto(report),
         studies.every_input(),
         worst(report),
         loss(report),
+        deviations(),
     ]
 
 

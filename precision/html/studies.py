@@ -16,7 +16,7 @@ from ..exhaustive import ExhaustiveTable
 from ..names import GRADIENTS
 from ..study import STUDIES
 from ..sweep import Point, Sweep
-from .figure import Figure, Section, Table, number
+from .figure import Figure, Section, Table, not_made, number
 from .lines import QUANTITIES, error_over_floor, lines_of, over_axis, table_of, where
 from .plot import MUTED, Series, log_axis, panel, plain_ticks, series
 
@@ -24,7 +24,7 @@ from .plot import MUTED, Series, log_axis, panel, plain_ticks, series
 def tiles(path: Path = STUDIES / "tiles.json") -> Section:
     """Error against the number of increments, per accumulator."""
     if not path.exists():
-        figure = _not_made("tiles")
+        figure = not_made("tiles")
     else:
         found = Sweep.read(path)
         figure = Figure(
@@ -71,7 +71,7 @@ def _guides(axes: Axes) -> None:
 def filtering(folder: Path = STUDIES) -> list[Figure]:
     """What eps buys and costs, from every study of that."""
     found = [Sweep.read(path) for path in sorted(folder.glob("filtering*.json"))]
-    return [figure for study in found for figure in _filtering(study)] or [_not_made("filtering")]
+    return [figure for study in found for figure in _filtering(study)] or [not_made("filtering")]
 
 
 def _filtering(found: Sweep) -> list[Figure]:
@@ -119,7 +119,7 @@ def _dead_by_rank(found: Sweep) -> Figure:
 
 def extremes(path: Path = STUDIES / "extremes-h100.json") -> Section:
     """A head whose softmax is flat, and one that is nearly sure of each word."""
-    figure = _not_made("extremes")
+    figure = not_made("extremes")
     if path.exists():
         found = Sweep.read(path)
         figure = Figure(
@@ -172,7 +172,7 @@ def adder_figure(check: AdderCheck) -> Figure:
 def adders_of(study: AdderStudy | None) -> Section:
     """The section of a study at hand."""
     intro = "Logits are dot products of length D on the tensor core, whose adder does not round to nearest."
-    figure = _not_made("adders") if study is None else _adder_figure(study)
+    figure = not_made("adders") if study is None else _adder_figure(study)
     return Section(slug="adders", title="Length of the dot product", intro=intro, figures=[figure])
 
 
@@ -243,7 +243,7 @@ def every_input(folder: Path = STUDIES) -> Section:
         slug="exhaustive",
         title="Every input",
         intro="The elementwise pieces of the kernels, one by one, on all 2¹⁶ numbers of bfloat16.",
-        figures=figures or [_not_made("exhaustive-cpu")],
+        figures=figures or [not_made("exhaustive-cpu")],
     )
 
 
@@ -265,11 +265,4 @@ def exhaustive_rows(table: ExhaustiveTable) -> Table:
             for f in table.functions
         ],
         words=frozenset({0, 1, 5, 6, 7}),
-    )
-
-
-def _not_made(name: str) -> Figure:
-    return Figure(
-        title="Not measured yet",
-        missing=f"The study is not among the committed ones. Make it with: python -m ccelab.precision.study {name}",
     )
