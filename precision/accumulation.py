@@ -22,20 +22,21 @@ class Accumulation:
         self.half_tiny = fmt.tiny / 2 * scale
         self.sum = torch.zeros_like(like)
         self.error = torch.zeros_like(like)
+        self.common: Tensor | float = 0.0  # what an error that all increments have alike comes to in their sum
         self.cast = torch.zeros_like(like)  # what the casts of increments have of `error`
         self.added = torch.zeros_like(like)  # and what the additions have
 
-    def add(self, v: Tensor, dv: Tensor) -> None:
-        """One more increment, exactly v and computed within dv."""
-        before = self.sum.abs() + self.error
-        self.sum = self.sum + v
-        size = v.abs() + dv
+    def add(self, v: Tensor, dv: Tensor, alike: Tensor | float = 0.0, common: Tensor | float = 0.0) -> None:
+        """One more increment, exactly v and computed within dv and `alike`; the latter adds up to `common` so far."""
+        before = self.sum.abs() + self.error + self.common
+        self.sum, self.common = self.sum + v, common
+        size = v.abs() + dv + alike
         if self.scheme in ("storage", "kahan"):
             cast = stages.cast_increment(size, self.half_tiny, self.fmt)
             self.cast = self.cast + cast
             dv, size = dv + cast, size + cast
         self.error = self.error + dv
-        total = self.sum.abs() + self.error
+        total = self.sum.abs() + self.error + self.common
         rounding = stages.add_increment(self.scheme, total, before, size, self.half_tiny, self.fmt)
         limit = LARGEST_FP32 if self.scheme == "fp32" else self.fmt.largest
         rounding = overflowing(torch.maximum(size, total + rounding), rounding, limit * self.scale)
@@ -44,13 +45,13 @@ class Accumulation:
 
     def output_cast(self) -> Tensor:
         """What the cast of the result adds to `error`: the companion is dropped, or the fp32 buffer rounded."""
-        size = self.sum.abs() + self.error + self.fmt.tiny
-        cast = stages.cast_output(self.scheme, size, self.fmt)
-        return overflowing(self.sum.abs() + self.error + cast, cast, self.fmt.largest)
+        size = self.sum.abs() + self.error + self.common
+        cast = stages.cast_output(self.scheme, size + self.fmt.tiny, self.fmt)
+        return overflowing(size + cast, cast, self.fmt.largest)
 
     def result(self) -> Tensor:
         """The bound on the value that is returned."""
-        return self.error + self.output_cast()
+        return self.error + self.common + self.output_cast()
 
     def terms(self, by_stage: bool, increments: Terms) -> Terms:
         """The bound of `result` by stage, given what `increments` contribute through their own errors."""

@@ -1,9 +1,10 @@
 """`budget`: how far a variant's outputs may be from the truth on a problem, per output element and per stage.
 
 A-priori bounds for the arithmetic of the kernels (`stages`), evaluated on the exact values of the oracle. Rigorous to
-the order they are written in: no constant is fitted. Two terms need more than a norm. Storage accumulation follows the
+the order they are written in: no constant is fitted. Four terms need more than a norm. Storage accumulation follows the
 exact partial sums, since ``(T - 1) u sum |v|`` would pass a zero gradient. The filter's term is the dropped sum itself,
-by the oracle's own decisions, plus the tiles too close to eps to call.
+by the oracle's own decisions, plus the tiles too close to eps to call. Roundings of numbers that are known enter with
+their sign (`enclosure`), and so does the error of a row's log sum in a sum over the vocabulary (`filtered_sum`).
 """
 
 from __future__ import annotations

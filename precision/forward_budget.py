@@ -14,6 +14,8 @@ from ccelab.reference.formula import FLOAT64, Rows
 
 from . import stages
 from .arithmetic import Arithmetic
+from .enclosure import Enclosure
+from .fold import Fold
 from .formats import U
 from .logit_error import logit_error
 from .terms import Terms
@@ -21,11 +23,14 @@ from .terms import Terms
 
 @dataclass(frozen=True, eq=False)
 class ForwardError:
-    """Per row, (N, 1), by stage: bounds that the backward pass needs too."""
+    """Per row, (N, 1): bounds by stage that the backward pass needs too, and of two of them what is known."""
 
     lse_from_logits: Terms  # of lse and of the loss, through perturbed logits
     log_sum: Terms  # of the computed log sum, given the computed logits
     target_logit: Terms  # of the logit at the target
+    lse_signed: Enclosure  # of the error that `lse_from_logits` bounds
+    target_signed: Enclosure  # and of that at the target
+    maximum: Tensor  # of the largest logit
 
 
 def forward_error(
@@ -36,33 +41,44 @@ def forward_error(
     maximum = rows.maximum
     exponentials, widest = torch.zeros_like(maximum), torch.zeros_like(maximum)
     perturbation, at_target = Terms(by_stage), Terms(by_stage)
-    tile_max, lse = [], formula.lse(FLOAT64, rows)
+    fallen, risen, low_target, high_target = (torch.zeros_like(maximum) for _ in range(4))
+    top = Enclosure(torch.full_like(maximum, -torch.inf), torch.full_like(maximum, -torch.inf))
+    lse = formula.lse(FLOAT64, rows)
+    fold = Fold(lse, stream.vocabulary, schedule, arithmetic)
     for part in stream.residuals(rows):
-        error = logit_error(stream, part.columns, part.raw, part.logits, tiles, arithmetic, by_stage).capped
+        found = logit_error(stream, part.columns, part.raw, part.logits, tiles, arithmetic, by_stage)
+        error, signed = found.capped, found.signed
         for stage, moved in error.shared(moved_softmax(part, lse, error.total, error.total)).items():
             perturbation.add(stage, moved.sum(1, keepdim=True))
+        highest = ((part.logits + x).amax(1, keepdim=True) for x in signed)
+        top = Enclosure(*(torch.maximum(x, y) for x, y in zip(top, highest, strict=True)))
+        risen += moved_softmax(part, lse, signed.high, error.total).sum(1, keepdim=True)
+        fallen += torch.where(part.softmax > 0, part.softmax * torch.expm1(signed.low), 0.0).sum(1, keepdim=True)
         distance = (maximum - part.logits).clamp(max=torch.finfo(torch.float32).max)
-        exponentials += stages.exponentials(part.softmax, distance)
-        for stage, bound in error.masked(part.columns == stream.targets).items():
+        exponentials += stages.exponentials(part.softmax, distance, arithmetic)
+        is_target = part.columns == stream.targets
+        for stage, bound in error.masked(is_target).items():
             at_target.add(stage, bound.sum(1, keepdim=True))
+        low_target += torch.where(is_target, signed.low, 0.0).sum(1, keepdim=True)
+        high_target += torch.where(is_target, signed.high, 0.0).sum(1, keepdim=True)
         widest = torch.maximum(widest, error.total.amax(1, keepdim=True))
-        padded = torch.nn.functional.pad(part.logits, (0, -part.logits.shape[1] % tiles.block_v), value=-torch.inf)
-        tile_max.append(padded.unflatten(1, (-1, tiles.block_v)).amax(2))
-    maxima = torch.cat(tile_max, 1)
-    per_split = -(-maxima.shape[1] // schedule.splits)
+        fold.add(part.logits, error.total)
     log_s = torch.log1p(rows.rest)
-    joined, logarithm = stages.join_splits(-(-maxima.shape[1] // per_split), log_s)
+    joined, logarithm = stages.join_splits(fold.splits, log_s, arithmetic)
     relative = Terms(by_stage).add("exponentials", exponentials)
-    rescalings = _rescalings(maxima, widest, per_split)
-    relative.add("fold_tile", stages.fold_tile(rescalings, tiles.block_v, per_split, arithmetic))
-    relative.add("join_splits", torch.full_like(maximum, joined))
+    relative.add("fold_tile", fold.error)
+    relative.add("join_splits", joined)
     # log of a sum within `relative`
     log_sum = relative.shared(-torch.log1p(-relative.total.clamp(max=0.5))).add("join_splits", logarithm)
     if variant.target == "indexed":
         at_target = _indexed_error(stream, rows, tiles, by_stage)
-    # No more than the largest error of a logit either: the lse has slope 1 at most.
-    lse_from_logits = perturbation.shared(torch.minimum(torch.log1p(perturbation.total), widest))
-    return ForwardError(lse_from_logits, log_sum, at_target)
+        low_target, high_target = -at_target.total, at_target.total
+    # The lse rises with every logit; no more than the largest error of one either, since its slope is 1 at most.
+    low = torch.maximum(torch.log1p(fallen.clamp(min=-1)), -widest)
+    lse_signed = Enclosure(low, torch.minimum(torch.log1p(risen), widest))
+    lse_from_logits = perturbation.shared(lse_signed.largest)
+    target_signed = Enclosure(low_target, high_target)
+    return ForwardError(lse_from_logits, log_sum, at_target, lse_signed, target_signed, top.error(maximum).largest)
 
 
 def moved_softmax(part: ResidualChunk, lse: Tensor, error: Tensor, of_logit: Tensor) -> Tensor:
@@ -73,16 +89,6 @@ def moved_softmax(part: ResidualChunk, lse: Tensor, error: Tensor, of_logit: Ten
     grown = torch.where(error < 1, part.softmax * torch.expm1(error), torch.exp(log_p + error))
     grown = torch.where(of_logit == torch.inf, torch.inf, grown)  # of a masked class too, whose p is exp(-inf)
     return torch.where((part.logits == -torch.inf) & (of_logit == 0), 0.0, grown)
-
-
-def _rescalings(maxima: Tensor, widest: Tensor, per_split: int) -> Tensor:
-    """(N, 1) how often the running maximum of a split may change, where it does most."""
-    most = torch.zeros_like(widest)
-    for split in maxima.split(per_split, 1):
-        running = split.cummax(1).values
-        changes = (split[:, 1:] > running[:, :-1] - 2 * widest).sum(1, keepdim=True)
-        most = torch.maximum(most, changes.double())
-    return most
 
 
 def _indexed_error(stream: Stream, rows: Rows, tiles: Tiles, by_stage: bool) -> Terms:
@@ -110,7 +116,8 @@ def outputs(stream: Stream, rows: Rows, forward: Forward, error: ForwardError, v
 
     lse_bound = Terms(by_stage).merge(error.lse_from_logits).merge(error.log_sum)
     lse_bound.add("token_loss", stages.token_loss(lse, torch.zeros_like(lse), lse_bound.total))
-    loss_bound = Terms(by_stage).merge(error.lse_from_logits).merge(error.target_logit).merge(error.log_sum)
+    through_logits = Terms(by_stage).merge(error.lse_from_logits).merge(error.target_logit)
+    loss_bound = through_logits.shared(error.lse_signed.minus(error.target_signed).largest).merge(error.log_sum)
     loss_bound.add("token_loss", stages.token_loss(loss, gap, loss_bound.total))
     made = {"loss": total(loss_bound), "lse": total(lse_bound)}
     made["reduced"] = made["loss"]

@@ -8,17 +8,21 @@ import torch
 from torch import Tensor
 
 from ccelab.kernels import Schedule, Variant, accumulate
+from ccelab.reference import formula
 from ccelab.reference.double import ResidualChunk, Stream
-from ccelab.reference.formula import Rows
+from ccelab.reference.formula import FLOAT64, Rows
 
 from . import stages
 from .accumulation import Accumulation
 from .arithmetic import DOUBLE_U, Arithmetic
 from .filtered_sum import FilteredSum
 from .formats import Format, U
-from .forward_budget import ForwardError, moved_softmax
+from .forward_budget import ForwardError
+from .increment import Increment, Slice, increment
 from .logit_error import LogitError, logit_error, steepest_cap
-from .stages import EXP_UNDERFLOW, FP32_TINY, LARGEST_FP32, overflowing
+from .residual_error import ResidualError
+from .softmax_error import SoftmaxError, softmax_error
+from .stages import EXP_UNDERFLOW, LARGEST_FP32
 from .terms import Terms
 
 HEADROOM: float = accumulate.HEADROOM.value  # dE is summed at this over the scale of its row
@@ -45,54 +49,85 @@ class GradientBudget:
         eps = torch.finfo(problem.embeddings.dtype).eps / 32 if variant.eps is None else variant.eps
         # (N, 1) the row's own upstream scale; what comes for an ignored row, an infinity or NaN even, is not read
         self.size = torch.where(stream.valid, stream.d_loss.abs() + stream.d_lse.abs(), 0.0)
-        # The oracle's own rounding, as a share of dv, which holds at least u sum |g||C|.
-        self.oracle_share = DOUBLE_U / U * (sum(problem.shape) + 64)
+        self.upstream = tuple(arithmetic.upstream(x) for x in (stream.d_loss, stream.d_lse))
+        # The oracle's own rounding, relative to sum |g||C|.
+        self.oracle = DOUBLE_U * (sum(problem.shape) + 64)
         self.threshold = torch.where(self.size > 0, eps * self.size, 0.0)
         # Upstream gradients and their sum reach the kernel rounded to fp32: near a power of two, the larger one.
-        scale = torch.where(self.size > 0, 2.0 ** torch.floor(torch.log2(self.size * (1 + 8 * U))), 0.0)
-        self.scale = scale.clamp(2.0**-126, 2.0**126)  # as rounding.power_of_two has it, of a row without upstream too
+        sizes = [arithmetic.upstream(x.abs()) for x in (stream.d_loss, stream.d_lse)]
+        low, high = (_power_of_two(torch.where(stream.valid, x, 0.0)) for x in sizes[0].plus(sizes[1]))
+        self.scale = high
+        self.unsure_scale = low != high
         self.live_e = self.live_c = (0, 0)
+        self._sum: FilteredSum | None = None
+        self._increments = Terms(by_stage)
 
     def chunks(self, order: Tensor | None) -> Iterator[tuple[Tensor, Terms, Terms | None]]:
         """(columns, bound of dC there, bound of dbias there) for each chunk of the vocabulary; dE's grows with them."""
-        self._sum = self._filtered(self.stream.embeddings, self.variant.filter_e, self.scale / HEADROOM)
         for part in self.stream.residuals(self.rows, order):
             dg = self._residual_error(part)
-            surely, maybe = self._live_tiles(part.residual, dg.total)
+            if self._sum is None:
+                self._sum = self._filtered(
+                    self.stream.embeddings, self.variant.filter_e, dg.kappa, self.scale / HEADROOM
+                )
+            surely, maybe = self._live_tiles(part.residual + dg.known, dg.apart().own.total)
             self._walk_vocabulary(part, dg, surely, maybe)
+            dg = dg.apart()
             d_bias = None if self.stream.problem.bias is None else self._bias_bound(part.residual, dg)
             yield part.columns, self._walk_rows(part, dg, surely, maybe), d_bias
 
     @property
     def d_embeddings(self) -> Terms:
         """(N, D), after all chunks."""
-        return self._sum.terms()
+        assert self._sum is not None
+        return self._sum.terms(self._increments)
 
-    def _filtered(self, like: Tensor, is_filtered: bool, scale: Tensor | float = 1.0) -> FilteredSum:
+    def _filtered(
+        self, like: Tensor, is_filtered: bool, kappa: Terms | None, scale: Tensor | float = 1.0
+    ) -> FilteredSum:
         total = Accumulation(self.variant.accumulate, self.fmt, like, scale)
-        return FilteredSum(total, is_filtered=is_filtered, oracle_share=self.oracle_share, by_stage=self.by_stage)
+        known_by = "recompute_logits" if self.fmt.is_fp32 else "cast_residual"
+        return FilteredSum(total, is_filtered=is_filtered, kappa=kappa, known_by=known_by)
 
-    def _residual_error(self, part: ResidualChunk) -> Terms:
-        """(N, n) bounds on the fp32 residual, before its cast."""
+    def _residual_error(self, part: ResidualChunk) -> ResidualError:
+        """Of fp32 residuals, before their cast."""
         stream, logit = self.stream, self.logit_error(part)
-        dp = self.softmax_error(part, logit)
+        softmax = self.softmax_error(part, logit)
         onehot = (part.columns == stream.targets).double()
-        coefficient = (part.softmax - onehot).abs() * stream.d_loss.abs() + part.softmax * stream.d_lse.abs()
-        dg = dp.times(self.size)
-        moved_coefficient = coefficient + dg.total
-        dg.add("load_upstream", stages.load_upstream(moved_coefficient))
-        dg.add("residual", stages.residual(moved_coefficient))
-        softcap = stream.problem.softcap
+        d_loss, d_lse = self.upstream
+        minus, moved = (part.softmax - onehot).abs(), softmax.largest.clamp(max=1e300)  # for a product with 0
+        first, second = minus + moved, part.softmax + moved
+        size = d_loss.largest + d_lse.largest
+        own = softmax.own.times(size)
+        own.add("load_upstream", stages.load_upstream(first, second, d_loss, d_lse))
+        rounding = stages.residual(first * d_loss.largest, second * d_lse.largest, onehot, self.arithmetic)
+        own.add("residual", rounding)
+        total = d_loss.middle + d_lse.middle
+        known = (part.softmax - onehot) * (d_loss.middle - stream.d_loss)
+        known = known + part.softmax * (d_lse.middle - stream.d_lse) + softmax.known * total
+        alike, softcap = softmax.alike * total, stream.problem.softcap
         if softcap is not None:
-            away = logit.raw.total / softcap
-            slope = steepest_cap(part.raw, logit.raw.total, softcap)
-            # |d sech^2 / dy| = 2 |tanh| sech^2; and a slope lies in [0, slope] whatever the error
-            change = torch.where(away < 0.5, 2 * slope * away, slope)
-            size, flushed = dg.total, 4 * EXP_UNDERFLOW  # of the slope, 4 q / (1 + q)^2 with q an exponential
-            dg = dg.times(slope).add("recompute_logits", _times(coefficient + size, change))
-            rounded = stages.soft_cap_slope(slope, part.raw, softcap)
-            dg.add("soft_cap_slope", _times(coefficient + size, rounded) + flushed * (self.size + size))
-        return dg.clamped(1e300).masked(stream.valid)  # an infinity times a 0 of E or C would be NaN
+            slope = formula.cap_derivative(FLOAT64, part.raw, softcap)
+            known, alike = known * slope, alike * slope
+            own = self._soft_cap_slope(own, part, logit, first * d_loss.largest + second * d_lse.largest, size)
+        # an infinity times a 0 of E or C would be NaN
+        own = own.clamped(1e300).masked(stream.valid)
+        known, alike = (torch.where(stream.valid, x, 0.0) for x in (known, alike))
+        return ResidualError(known, alike, softmax.kappa.masked(stream.valid), own)
+
+    def _soft_cap_slope(self, own: Terms, part: ResidualChunk, logit: LogitError, g: Tensor, size: Tensor) -> Terms:
+        """`own` after the product with the computed slope; `g` is the largest that the residual before it may be."""
+        softcap = self.stream.problem.softcap
+        assert softcap is not None
+        away = logit.raw.total / softcap
+        slope = steepest_cap(part.raw, logit.raw.total, softcap)
+        # |d sech^2 / dy| = 2 |tanh| sech^2; and a slope lies in [0, slope] whatever the error
+        change = torch.where(away < 0.5, 2 * slope * away, slope)
+        flushed = 4 * EXP_UNDERFLOW  # of the slope, 4 q / (1 + q)^2 with q an exponential
+        g = g + own.total
+        own = own.times(slope).add("recompute_logits", _times(g, change))
+        rounded = stages.soft_cap_slope(slope, part.raw, softcap)
+        return own.add("soft_cap_slope", _times(g, rounded) + flushed * (size + g))
 
     def logit_error(self, part: ResidualChunk) -> LogitError:
         """(N, n) bounds on the logits computed again."""
@@ -100,18 +135,9 @@ class GradientBudget:
             self.stream, part.columns, part.raw, part.logits, self.tiles, self.arithmetic, by_stage=False
         )
 
-    def softmax_error(self, part: ResidualChunk, logit: LogitError) -> Terms:
-        """(N, n) bounds on the softmax computed again, from those on its logits."""
-        rows, error = self.rows, self.error
-        shifted = (rows.maximum - part.logits).abs()
-        exponent = (shifted + self.log_s).abs()
-        moved = Terms(self.by_stage).add("recompute_logits", stages.recompute_logits(logit.capped.total))
-        moved.merge(error.lse_from_logits).merge(error.log_sum).add("softmax", stages.softmax(shifted, exponent))
-        # Not capped at 1: a logit of 1e9 recomputed in other tiles may lie far above the maximum that forward found.
-        lse = rows.maximum + self.log_s
-        dp = moved.shared(moved_softmax(part, lse, moved.total, logit.capped.total))
-        dp.add("softmax", torch.full_like(part.softmax, EXP_UNDERFLOW))
-        return dp
+    def softmax_error(self, part: ResidualChunk, logit: LogitError) -> SoftmaxError:
+        """Of the softmax computed again, from the error of its logits."""
+        return softmax_error(part, self.rows, self.error, logit, self.arithmetic)
 
     def _live_tiles(self, g: Tensor, dg: Tensor) -> tuple[Tensor, Tensor]:
         """(row blocks, vocabulary tiles) bool: tiles surely live, and tiles that may be."""
@@ -131,71 +157,81 @@ class GradientBudget:
         rows = _elements(tiles, self.tiles.block_n, like.shape[0])
         return _elements(rows.T, self.tiles.block_v, like.shape[1]).T
 
-    def _weights(self, g: Tensor, dg: Terms, scale: Tensor, terms: int) -> Terms:
-        """(N, n) what errors of the residual and of its product come to, as weights on |C| or |E|."""
-        weight = Terms(self.by_stage).merge(dg).add("cast_residual", stages.cast_residual(g, dg.total, scale, self.fmt))
-        return weight.add("tile_product", stages.tile_product(g, terms, self.arithmetic)).masked(self.stream.valid)
+    def _cast(self, g: Tensor, dg: ResidualError, scale: Tensor, unsure: Tensor) -> ResidualError:
+        underflow = torch.where(unsure, self.fmt.tiny / 2 * scale, 0.0)
+        return dg.cast(g, scale, underflow, self.fmt, self.arithmetic, self.stream.valid)
 
-    def _walk_vocabulary(self, part: ResidualChunk, dg: Terms, surely: Tensor, maybe: Tensor) -> None:
+    def _multiplied(
+        self, g: Tensor, dg: Slice, other: Tensor, tiny: Tensor | float, limit: Tensor | float
+    ) -> Increment:
+        return increment(g, dg, other, tiny=tiny, limit=limit, oracle=self.oracle, arithmetic=self.arithmetic)
+
+    def _walk_vocabulary(self, part: ResidualChunk, dg: ResidualError, surely: Tensor, maybe: Tensor) -> None:
+        assert self._sum is not None
         block, g = self.tiles.block_v, part.residual
-        weight = self._weights(g, dg, self.scale, block)
+        cast = self._cast(g, dg, self.scale, self.unsure_scale)
+        whole = Slice.of(cast)
         classifier = self.stream.classifier(part.columns)
         if not self.variant.filter_e:
             surely = maybe = torch.ones_like(surely)
         self.live_e = (self.live_e[0] + int(surely.sum()), self.live_e[1] + int(maybe.sum()))
-        whole = weight.total
+        # HEADROOM comes after the product
+        tiny, limit = self.scale / HEADROOM, LARGEST_FP32 * self.scale
         for tile in range(surely.shape[1]):
             span = slice(tile * block, (tile + 1) * block)
-            v = g[:, span] @ classifier[span]
-            own = len(part.columns) * DOUBLE_U * v.abs()  # the oracle's
-            own += (block + 1) * FP32_TINY * self.scale / HEADROOM  # sums of subnormal products
-            largest = (g.abs() + whole)[:, span].sum(1, keepdim=True) * classifier[span].abs().amax(0)
-            own = overflowing(largest, own, LARGEST_FP32 * self.scale)  # HEADROOM comes after the product
-            dv = whole[:, span] @ classifier[span].abs() + own
-            rows = (_elements(live[:, tile], self.tiles.block_n, len(v))[:, None] for live in (surely, maybe))
-            self._sum.add(v, dv, own, *rows)
+            tile_sum = self._multiplied(g[:, span], whole.columns(span), classifier[span], tiny, limit)
+            rows = (_elements(live[:, tile], self.tiles.block_n, len(g))[:, None] for live in (surely, maybe))
+            self._sum.add(tile_sum, *rows)
         if self.by_stage:
-            for stage, w in weight.masked(self._spread(maybe, g)).items():
-                self._sum.increments.add(stage, w @ classifier.abs())
+            for stage, w in cast.own.masked(self._spread(maybe, g)).items():
+                self._increments.add(stage, w @ classifier.abs())
 
-    def _walk_rows(self, part: ResidualChunk, dg: Terms, surely: Tensor, maybe: Tensor) -> Terms:
+    def _walk_rows(self, part: ResidualChunk, dg: ResidualError, surely: Tensor, maybe: Tensor) -> Terms:
         """(n, D) the bound of dC in these columns."""
         embeddings, block = self.stream.embeddings, self.tiles.block_n
         if not self.variant.filter_c:
             surely = maybe = torch.ones_like(surely)
         self.live_c = (self.live_c[0] + int(surely.sum()), self.live_c[1] + int(maybe.sum()))
-        scale = torch.cat([s.amax().expand(len(s), 1) for s in self.scale.split(block)])
-        weight = self._weights(part.residual, dg, scale, block)
-        whole = weight.total
-        total = self._filtered(embeddings.new_zeros((len(part.columns), embeddings.shape[1])), self.variant.filter_c)
+        scale, unsure = (
+            torch.cat([s.amax().expand(len(s), 1) for s in x.split(block)]) for x in (self.scale, self.unsure_scale)
+        )
+        cast = self._cast(part.residual, dg, scale, unsure)
+        whole = Slice.of(cast)
+        like = embeddings.new_zeros((len(part.columns), embeddings.shape[1]))
+        total, increments = self._filtered(like, self.variant.filter_c, None), Terms(self.by_stage)
         for place in range(surely.shape[0]):
             span = slice(place * block, (place + 1) * block)
-            e = embeddings[span]
-            v = part.residual[span].T @ e
-            own = len(embeddings) * DOUBLE_U * v.abs()
-            own += (block + 1) * FP32_TINY * (1.0 if self.fmt.is_fp32 else scale[span].amax().clamp(min=1))
-            largest = (part.residual.abs() + whole)[span].sum(0)[:, None] * e.abs().amax(0)
-            own = overflowing(largest, own, LARGEST_FP32 * (1.0 if self.fmt.is_fp32 else scale[span].amax()))
-            dv = whole[span].T @ e.abs() + own
-            columns = (_elements(live[place], self.tiles.block_v, len(v))[:, None] for live in (surely, maybe))
-            total.add(v, dv, own, *columns)
+            top: Tensor | float = 1.0 if self.fmt.is_fp32 else scale[span].amax()
+            tiny = top if isinstance(top, float) else top.clamp(min=1)
+            g = part.residual[span].T
+            tile_sum = self._multiplied(g, whole.rows(span), embeddings[span], tiny, LARGEST_FP32 * top)
+            columns = (_elements(live[place], self.tiles.block_v, len(g))[:, None] for live in (surely, maybe))
+            total.add(tile_sum, *columns)
         if self.by_stage:
-            for stage, w in weight.masked(self._spread(maybe, part.residual)).items():
-                total.increments.add(stage, w.T @ embeddings.abs())
-        return total.terms()
+            for stage, w in cast.own.masked(self._spread(maybe, part.residual)).items():
+                increments.add(stage, w.T @ embeddings.abs())
+        return total.terms(increments)
 
-    def _bias_bound(self, g: Tensor, dg: Terms) -> Terms:
+    def _bias_bound(self, g: Tensor, dg: ResidualError) -> Terms:
         """(n,) the bound of dbias in these columns."""
         bias = self.stream.problem.bias
         assert bias is not None
         storage = Format.of(bias.dtype)
-        size = (g.abs() + dg.total).sum(0)
-        terms = Terms(self.by_stage, {stage: bound.sum(0) for stage, bound in dg.items()})
-        terms.add("sum_bias", stages.sum_bias(size, len(g), self.tiles.block_n))
+        middle, error = g + dg.known, dg.own.total
+        size = (middle.abs() + error).sum(0)
+        terms = Terms(self.by_stage, {stage: bound.sum(0) for stage, bound in dg.own.items()})
+        terms.add("recompute_logits", dg.known.sum(0).abs())
+        terms.add("sum_bias", stages.sum_bias(middle, error, self.tiles.block_n, self.arithmetic))
         total = g.sum(0).abs() + terms.total
-        cast = storage.u * total + storage.tiny / 2
+        cast = torch.zeros_like(total) if storage.is_fp32 else storage.half_ulp(total) + storage.tiny / 2
         fits = (size < LARGEST_FP32) & (total < storage.largest)
         return terms.add("cast_output", torch.where(fits, cast, torch.inf))
+
+
+def _power_of_two(size: Tensor) -> Tensor:
+    """As rounding.power_of_two has it, of 0 too."""
+    power = torch.where(size > 0, 2.0 ** torch.floor(torch.log2(size)), 0.0)
+    return power.clamp(2.0**-126, 2.0**126)
 
 
 def _elements(tiles: Tensor, block: int, size: int) -> Tensor:

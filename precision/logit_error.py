@@ -13,7 +13,8 @@ from ccelab.reference.double import Stream
 from ccelab.reference.formula import FLOAT64
 
 from . import stages
-from .arithmetic import Arithmetic
+from .arithmetic import DOUBLE_U, Arithmetic
+from .enclosure import Enclosure
 from .formats import Format
 from .terms import Terms
 
@@ -24,6 +25,7 @@ class LogitError:
 
     raw: Terms  # before the cap
     capped: Terms
+    signed: Enclosure  # of the capped error: both bounds of one sign, or next to each other, where roundings are known
 
 
 def steepest_cap(raw: Tensor, error: Tensor, softcap: float) -> Tensor:
@@ -48,24 +50,37 @@ def logit_error(
     roundings: logits that are saturated have next to no error.
     """
     embeddings, classifier = stream.embeddings, stream.classifier(columns)
-    d, fmt = embeddings.shape[1], Format.of(stream.problem.embeddings.dtype)
-    absolute, partial, largest = (torch.zeros_like(raw) for _ in range(3))
-    for start in range(0, d, tiles.block_d):
-        e, c = embeddings[:, start : start + tiles.block_d], classifier[:, start : start + tiles.block_d]
-        absolute.addmm_(e.abs(), c.abs().T)
-        partial.addmm_(e, c.T)
-        torch.maximum(largest, partial.abs(), out=largest)
-    error = Terms(by_stage).add("dot_logits", stages.dot_logits(absolute, largest, d, tiles.block_d, fmt, arithmetic))
-    if stream.problem.bias is not None:
+    fmt = Format.of(stream.problem.embeddings.dtype)
+    products = arithmetic.logits(embeddings, classifier, tiles.block_d, fmt)
+    error = Terms(by_stage).add("dot_logits", stages.dot_logits(products))
+    computed, bias = products.computed, stream.bias(columns)
+    if bias is not None:
         # A bias of -inf masks any product, but one that overflows to +inf: their sum is NaN.
         error = error.masked((raw != -torch.inf) | error.total.isinf())
         error.add("add_bias", stages.add_bias(raw, error.total))
+        computed = None if computed is None else computed.plus(Enclosure(bias, bias))
+    if computed is None:
+        signed = Enclosure(-error.total, error.total)
+    else:
+        own = (2 * embeddings.shape[1] + 4) * DOUBLE_U * products.absolute  # the oracle's
+        signed = computed.error(raw)
+        signed = Enclosure(signed.low - own, signed.high + own)
+        signed = _or(signed, error.total)
+        error = error.shared(signed.largest)
     softcap = stream.problem.softcap
     if softcap is None:
-        return LogitError(error, error)
+        return LogitError(error, error, signed)
     slope = steepest_cap(raw, error.total, softcap)
     passed = error.total * slope
     passed = torch.where((error.total == 0) | (slope == 0), 0.0, passed).clamp(max=2 * softcap)
     passed = torch.where(error.total == torch.inf, torch.inf, passed)  # infinities of both signs add up to NaN
-    capped = error.shared(passed)
-    return LogitError(error, capped.add("soft_cap", stages.soft_cap(logits, passed, softcap)))
+    rounding = stages.soft_cap(logits, passed, softcap)
+    capped = error.shared(passed).add("soft_cap", rounding)
+    low, high = (formula.cap(FLOAT64, raw + x, softcap) - logits for x in signed)
+    return LogitError(error, capped, _or(Enclosure(low - rounding, high + rounding), capped.total))
+
+
+def _or(signed: Enclosure, error: Tensor) -> Enclosure:
+    """`signed`, or the bound `error` where that is no number: of infinities, of masked classes."""
+    known = signed.low.isfinite() & signed.high.isfinite()
+    return Enclosure(torch.where(known, signed.low, -error), torch.where(known, signed.high, error))

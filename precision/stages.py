@@ -23,8 +23,10 @@ from torch import Tensor
 from ccelab.kernels import Variant
 from ccelab.reference import Problem
 
-from .arithmetic import Arithmetic
-from .formats import Format, U
+from .arithmetic import ANY, Arithmetic
+from .enclosure import Enclosure
+from .formats import FP32, Format, U
+from .products import Products
 
 SOFTCAP_ROUNDINGS = 16
 """softcap * tanh(z / softcap) is within this many unit roundoffs, relatively: the division, a tanh of a few ulp, the
@@ -69,23 +71,13 @@ def applying(variant: Variant, problem: Problem) -> list[str]:
     return [name for name, stage in STAGES.items() if stage.applies(variant, problem)]
 
 
-def exp_roundings(x: Tensor) -> Tensor:
-    """Unit roundoffs of relative error of exp(-x), x >= 0: the GPU multiplies by log2(e) and calls ex2.approx.
-
-    2 + 1.173 |x| ulp (CUDA C++ Programming Guide, __expf); numpy's exp in the interpreter stays within 2.
-    """
-    return 4 + 2 * 1.173 * x
-
-
 @_stage()
-def dot_logits(absolute: Tensor, largest: Tensor, d: int, block_d: int, fmt: Format, arithmetic: Arithmetic) -> Tensor:
+def dot_logits(products: Products) -> Tensor:
     """Logits: products over D, summed in fp32.
 
-    (N, n), from |E||C|^T and the largest partial sum after whole blocks of block_d columns (`Arithmetic.chain`).
-    Tensor cores truncate.
+    (N, n), as `Arithmetic.logits` has it: tensor cores truncate.
     """
-    error = arithmetic.chain(absolute, largest, d, block_d, fmt)
-    return overflowing(absolute + error, error)
+    return overflowing(products.absolute + products.error, products.error)
 
 
 LARGEST_FP32 = torch.finfo(torch.float32).max
@@ -103,7 +95,7 @@ def add_bias(raw: Tensor, error: Tensor) -> Tensor:
     (N, n), for biased logits `raw` whose products are within `error`. A bias of -inf masks its class exactly.
     """
     total = raw.abs() + error
-    return torch.where(raw == -torch.inf, 0.0, overflowing(total, U * total))
+    return torch.where(raw == -torch.inf, 0.0, overflowing(total, FP32.half_ulp(total)))
 
 
 @_stage(lambda variant, problem: problem.softcap is not None)
@@ -116,31 +108,36 @@ def soft_cap(logits: Tensor, error: Tensor, softcap: float) -> Tensor:
 
 
 @_stage()
-def exponentials(softmax: Tensor, distance: Tensor) -> Tensor:
+def exponentials(softmax: Tensor, distance: Tensor, arithmetic: Arithmetic) -> Tensor:
     """Log-sum-exp: exp(z - max) of a tile.
 
     (N, 1), relative to the row's sum. Every piece of the way from z to the final maximum is rounded, scaled by log2(e),
     and exponentiated.
     """
-    return (softmax * U * (5 + (1 + 2 * 1.173) * distance)).sum(1, keepdim=True)
+    return (softmax * (U * distance + arithmetic.exponential(distance, pieces=True))).sum(1, keepdim=True)
 
 
 @_stage()
-def fold_tile(rescalings: Tensor, block_v: int, tiles_per_split: int, arithmetic: Arithmetic) -> Tensor:
+def fold_tile(terms: Tensor, margin: Tensor, before: Tensor, is_rescaled: Tensor, arithmetic: Arithmetic) -> Tensor:
     """Log-sum-exp: the sum of a tile, and of the tiles of a split; a new maximum rescales it.
 
-    (N, 1), relative to the row's sum. 5 roundings for the exponential and the product of each rescaling.
+    (N, 1), from the (N, n) exponentials of a tile, known to within a factor 1 + `margin`, and the (N, 1) sum of the
+    tiles before. Rescaling takes an exponential and a product; a first sum is added to 0.
     """
-    return U * (5 * rescalings + arithmetic.sum(block_v) + tiles_per_split)
+    rescaled = torch.where(is_rescaled, (arithmetic.exponential(0 * before) + U) * before, 0.0)
+    added = torch.where(before > 0, U * (before + terms.sum(1, keepdim=True)), 0.0)
+    return arithmetic.tile_sum(terms, margin) + (1 + margin) * (rescaled + added)
 
 
 @_stage()
-def join_splits(splits: int, log_s: Tensor) -> tuple[float, Tensor]:
+def join_splits(splits: int, log_s: Tensor, arithmetic: Arithmetic) -> tuple[Tensor, Tensor]:
     """Log-sum-exp: the sums of the splits, rescaled and added, and their logarithm.
 
-    A relative bound on the sum, and (N, 1) on its logarithm, which is within 2 ulp.
+    (N, 1), relative to the sum, and of its logarithm. A single split is multiplied by exp(0) = 1.
     """
-    return U * (5 + splits), 4 * U * log_s.abs()
+    zero = torch.zeros_like(log_s)
+    joined = arithmetic.exponential(zero) + U * splits if splits > 1 else zero
+    return joined, arithmetic.logarithm(log_s)
 
 
 @_stage(lambda variant, problem: variant.target == "indexed")
@@ -159,7 +156,8 @@ def token_loss(first: Tensor, second: Tensor, error: Tensor) -> Tensor:
     (N,), from the two exact results and the error of the operands: a rounding each. The difference of two logits may
     overflow where neither does.
     """
-    return overflowing(torch.maximum(first.abs(), second.abs()) + error, U * (first.abs() + second.abs() + error))
+    rounding = FP32.half_ulp(first.abs() + error) + FP32.half_ulp(second.abs() + error)
+    return overflowing(torch.maximum(first.abs(), second.abs()) + error, rounding)
 
 
 @_stage(lambda variant, problem: problem.reduction != "none")
@@ -169,16 +167,16 @@ def reduce_losses(reduced: Tensor, error: Tensor) -> Tensor:
     (), like the exact one, from losses that make it wrong by `error`.
     """
     total = reduced.abs() + error
-    return overflowing(total, 2 * U * total)
+    return overflowing(total, FP32.half_ulp(total * (1 + 2.0**-50)).clamp(min=FP32_TINY / 2))
 
 
 @_stage()
-def load_upstream(coefficient: Tensor) -> Tensor:
+def load_upstream(first: Tensor, second: Tensor, d_loss: Enclosure, d_lse: Enclosure) -> Tensor:
     """Residual: upstream gradients come divided by N and rounded to fp32.
 
-    (N, n), from the (N, n) terms of the residual in absolute value.
+    (N, n), from the sizes of their factors p - onehot and p, and what is known of them (`Arithmetic.upstream`).
     """
-    return 2 * U * coefficient
+    return first * d_loss.radius + second * d_lse.radius
 
 
 @_stage()
@@ -191,21 +189,23 @@ def recompute_logits(error: Tensor) -> Tensor:
 
 
 @_stage()
-def softmax(shifted: Tensor, exponent: Tensor) -> Tensor:
+def softmax(shifted: Tensor, exponent: Tensor, smaller: Tensor, arithmetic: Arithmetic) -> Tensor:
     """Residual: exp((z - max) - log s).
 
-    (N, n), relative: the two differences, and the exponential.
+    (N, n), relative: the two differences, from their largest sizes, and the exponential. The first is exact where it
+    is no larger than z or max, the `smaller` of which is at least so large (Sterbenz; Higham, ASNA, theorem 2.5).
     """
-    return U * (shifted + exponent) + U * exp_roundings(exponent)
+    difference = torch.where(shifted <= smaller, 0.0, FP32.half_ulp(shifted))
+    return difference + FP32.half_ulp(exponent) + arithmetic.exponential(exponent)
 
 
 @_stage()
-def residual(coefficient: Tensor) -> Tensor:
+def residual(first: Tensor, second: Tensor, onehot: Tensor, arithmetic: Arithmetic) -> Tensor:
     """Residual: dloss (p - onehot) + dlse p in fp32.
 
-    (N, n), from the (N, n) terms in absolute value: a difference, two products, a sum.
+    (N, n), from the sizes of the two terms.
     """
-    return 3 * U * coefficient
+    return arithmetic.residual(first, second, onehot)
 
 
 @_stage(lambda variant, problem: problem.softcap is not None)
@@ -215,7 +215,7 @@ def soft_cap_slope(slope: Tensor, raw: Tensor, softcap: float) -> Tensor:
     (N, n), for the steepest `slope` within the error of the logits `raw`; without that error.
     """
     y = raw.abs() / softcap
-    return torch.where(slope == 0, 0.0, slope * U * (8 + 2 * exp_roundings(2 * y)))
+    return torch.where(slope == 0, 0.0, slope * (8 * U + 2 * ANY.exponential(2 * y)))
 
 
 @_stage(lambda variant, problem: variant.filter_e or variant.filter_c)
@@ -240,12 +240,13 @@ def cast_residual(g: Tensor, error: Tensor, scale: Tensor, fmt: Format) -> Tenso
 
 
 @_stage()
-def tile_product(g: Tensor, terms: int, arithmetic: Arithmetic) -> Tensor:
+def tile_product(absolute: Tensor, size: Tensor, terms: int, arithmetic: Arithmetic) -> Tensor:
     """Increment: the product of a tile of residuals, summed in fp32.
 
-    (N, n) weights on |C| or |E|. Where it may overflow is the matter of `gradient_budget`.
+    Of the increment's shape, from |g||C| or |g|^T|E| and its largest size. Where it may overflow is the matter of
+    `gradient_budget`.
     """
-    return arithmetic.product(terms) * U * g.abs()
+    return arithmetic.product(absolute, size, terms)
 
 
 @_stage(lambda variant, problem: variant.accumulate in ("storage", "kahan"))
@@ -254,7 +255,7 @@ def cast_increment(size: Tensor, half_tiny: Tensor | float, fmt: Format) -> Tens
 
     Of the increment's shape, from its largest `size`.
     """
-    return 0.0 if fmt.is_fp32 else fmt.u * size + half_tiny
+    return 0.0 if fmt.is_fp32 else fmt.half_ulp(size) + half_tiny
 
 
 @_stage()
@@ -264,26 +265,26 @@ def add_increment(
     """Sum: an increment is added under the variant's scheme.
 
     Of the sum's shape, from the largest sizes of the sum after and before, and of the increment as it was cast.
-    storage: |rn(s + x) - (s + x)| <= |x| too, since s itself is representable: a sum that stagnates loses x, no more.
+    storage, fp32: one rounding; |rn(s + x) - (s + x)| <= |x|, |s| too, since both are representable: a sum that
+    stagnates loses x, no more, and the first increment is exact.
     kahan: rn(c + x) rounds, c being at most u_b |s|; the TwoSum behind it is exact (Knuth, TAOCP 2, 4.2.2).
-    hilo: the fp32 sum, and the low part rounded. fp32: one rounding.
+    hilo: the fp32 sum, and the low part rounded.
     """
-    if scheme == "storage":
-        return torch.minimum(fmt.u * total + half_tiny, size)
     if scheme == "kahan":
-        return fmt.u * (size + fmt.u * before) + half_tiny
+        return torch.minimum(fmt.half_ulp(size + fmt.u * before) + half_tiny, fmt.u * before)
     if scheme == "hilo":
         return (4 * U * U if fmt.is_fp32 else 2 * U + fmt.u * fmt.u) * total + half_tiny
-    return U * total
+    rounding = FP32.half_ulp(total) if scheme == "fp32" else fmt.half_ulp(total) + half_tiny
+    return torch.minimum(rounding, torch.minimum(size, before))
 
 
 @_stage(lambda variant, problem: problem.bias is not None)
-def sum_bias(size: Tensor, rows: int, block_n: int) -> Tensor:
+def sum_bias(g: Tensor, error: Tensor, block_n: int, arithmetic: Arithmetic) -> Tensor:
     """dbias: residuals are summed over the rows of a tile and over the tiles, in fp32.
 
-    (n,), from the (n,) sums of their largest sizes.
+    (n,), from residuals g (N, n) that are computed within `error`.
     """
-    return (block_n + -(-rows // block_n)) * U * size + 2 * rows * FP32_TINY
+    return arithmetic.column_sum(g, error, block_n) + 2 * len(g) * FP32_TINY
 
 
 @_stage()
@@ -294,4 +295,4 @@ def cast_output(scheme: str, total: Tensor, fmt: Format) -> Tensor:
     """
     if scheme == "storage" or (scheme == "fp32" and fmt.is_fp32):
         return torch.full_like(total, fmt.tiny)
-    return fmt.u * total + fmt.tiny
+    return fmt.half_ulp(total) + fmt.tiny

@@ -1,0 +1,79 @@
+"""`Increment`: what the product of one tile of residuals and rows of the other operand adds to a gradient."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from . import stages
+from .arithmetic import Arithmetic
+from .residual_error import ResidualError
+from .stages import FP32_TINY, overflowing
+
+
+@dataclass(frozen=True, eq=False)
+class Increment:
+    """The increment of one tile: v, computed within `error` of v + `known` + kappa `alike`.
+
+    `known` is what roundings that are known come to. kappa is one number for each row of the sum, the same in all its
+    tiles: what a row's max and log sum are wrong by.
+    """
+
+    v: Tensor
+    error: Tensor
+    known: Tensor | None
+    alike: Tensor | None
+    own: Tensor  # the part of `error` that is the product's, and the oracle's
+    oracle: Tensor  # the oracle's alone
+
+
+@dataclass(frozen=True, eq=False)
+class Slice:
+    """What a tile's increment takes of a `ResidualError`."""
+
+    known: Tensor | None  # None is 0, which needs no product
+    alike: Tensor | None
+    error: Tensor
+
+    @classmethod
+    def of(cls, error: ResidualError) -> Slice:
+        return cls(error.known if bool(error.known.any()) else None, error.alike, error.own.total)
+
+    def columns(self, span: slice) -> Slice:
+        known, alike = (None if x is None else x[:, span] for x in (self.known, self.alike))
+        return Slice(known, alike, self.error[:, span])
+
+    def rows(self, span: slice) -> Slice:
+        known, alike = (None if x is None else x[span].T for x in (self.known, self.alike))
+        return Slice(known, alike, self.error[span].T)
+
+
+def increment(
+    g: Tensor,
+    dg: Slice,
+    other: Tensor,
+    *,
+    tiny: Tensor | float,
+    limit: Tensor | float,
+    oracle: float,
+    arithmetic: Arithmetic,
+) -> Increment:
+    """Of a tile of residuals g and rows of the other operand.
+
+    `tiny` is the scale at which products underflow, `limit` where they may overflow; `oracle` is the error of float64,
+    relative to sum |g||C|.
+    """
+    size, terms = other.abs(), g.shape[1]
+    v, error = g @ other, dg.error @ size
+    known = None if dg.known is None else dg.known @ other
+    middle = g if dg.known is None else g + dg.known
+    absolute = middle.abs() @ size
+    of_oracle = oracle * absolute
+    moved = v if known is None else v + known
+    own = stages.tile_product(absolute + error, moved.abs() + error, terms, arithmetic)
+    own = own + of_oracle + (terms + 1) * FP32_TINY * tiny  # sums of subnormal products
+    largest = (middle.abs() + dg.error).sum(1, keepdim=True) * size.amax(0)
+    own = overflowing(largest, own, limit)
+    alike = None if dg.alike is None else dg.alike @ other
+    return Increment(v, error + own, known, alike, own, of_oracle)

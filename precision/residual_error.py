@@ -1,0 +1,52 @@
+"""`ResidualError`: how far fp32 residuals, and what the tensor core gets of them, are from the exact ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from . import stages
+from .arithmetic import Arithmetic
+from .formats import Format
+from .terms import Terms
+
+
+@dataclass(frozen=True, eq=False)
+class ResidualError:
+    """A computed residual is within `own` of g + `known` + kappa `alike`, as a softmax is (`SoftmaxError`)."""
+
+    known: Tensor  # (N, n)
+    alike: Tensor | None  # (N, n)
+    kappa: Terms | None  # (N, 1)
+    own: Terms  # (N, n)
+
+    def apart(self) -> ResidualError:
+        """As if kappa were another number in every entry."""
+        if self.alike is None or self.kappa is None:
+            return self
+        own = Terms(self.own.by_stage).merge(self.own).merge(self.kappa.times(self.alike.abs()))
+        return ResidualError(self.known, None, None, own)
+
+    def cast(
+        self, g: Tensor, scale: Tensor, underflow: Tensor, fmt: Format, arithmetic: Arithmetic, valid: Tensor
+    ) -> ResidualError:
+        """After the rounding of g at a power-of-two `scale`, to storage dtype; fp32 is only scaled.
+
+        Where the arithmetic knows the computed residual well enough, its rounding is known. `underflow` is what another
+        scale, where that is not certain, might make of it.
+        """
+        apart = self.apart()
+        error = apart.own.total
+        rounding = stages.cast_residual(g + self.known, error, scale, fmt)
+        enclosed = None if fmt.is_fp32 else arithmetic.cast(g + self.known, error, scale, fmt)
+        if enclosed is None:
+            own = Terms(self.own.by_stage).merge(self.own).add("cast_residual", rounding).masked(valid)
+            return ResidualError(self.known, self.alike, self.kappa, own)
+        certain = enclosed.low.isfinite() & enclosed.high.isfinite() & (underflow < torch.inf)
+        known = torch.where(certain, enclosed.middle - g, self.known)
+        radius = torch.where(certain, enclosed.radius + underflow, error + rounding)
+        before = torch.minimum(radius, error)
+        own = apart.own.shared(before).add("cast_residual", radius - before).masked(valid)
+        return ResidualError(torch.where(valid, known, 0.0), None, None, own)
