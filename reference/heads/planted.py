@@ -38,7 +38,7 @@ from torch.nn.functional import normalize
 
 from .anchors import ANCHORS
 from .head import Head
-from .targets import draw_targets
+from .targets import draw, draw_targets
 
 CONTEXTS = 32  # dimensions of the context; 12 fitted the figures less well
 REGION = 1024  # consecutive indices that share a bias
@@ -127,7 +127,7 @@ def planted(
 ) -> Head:
     """The planted head `name`, E (n, d), C (v, d); v and d default to those of the real head it resembles.
 
-    Deterministic for a seed and a kind of device (CPU and CUDA draw different numbers from one seed).
+    One seed is one head on every device, up to the rounding of products: the CPU draws all numbers.
     """
     if name not in RECIPES:
         raise ValueError(f"no planted head {name!r}: legal are {', '.join(RECIPES)}")
@@ -141,20 +141,28 @@ def cook(
     """The head that recipe `r` describes."""
     if d < 2 * CONTEXTS:
         raise ValueError(f"a planted head needs D of at least {2 * CONTEXTS}, got {d}")
-    generator = torch.Generator(device).manual_seed(seed)
+    # Words and tokens have a generator each, and whatever has a dimension of D comes last: in the coordinates of
+    # `axes`, a seed's words are the same at any N and D, its tokens at any V and D.
+    words = torch.Generator().manual_seed(seed)
+    tokens = torch.Generator().manual_seed(int(torch.randint(2**31, (), generator=words)))
 
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, device=device)
+    def normal(*shape: int, of: torch.Generator = words) -> Tensor:
+        return torch.randn(*shape, generator=of).to(device)
 
-    bias = _word_bias(r, v, device)
+    bias = _word_bias(r, v)
+    uniform = torch.rand(2, n, generator=tokens, dtype=torch.float64)
+    spike = draw((r.kappa * bias).exp(), uniform[0]).to(device)
+    bias = bias.float().to(device)
     nu = r.nu * r.tau * (CONTEXTS / r.rho) ** 0.5
-    axes = torch.linalg.qr(normal(d, 3 + CONTEXTS)).Q  # (D, 3 + CONTEXTS): m, w, w', then the contexts'
     excess = (bias - bias.topk(min(round(r.level), v)).values[-1]).clamp(min=0)
     scale = torch.exp(r.norm * normal(v, 1))
     scale /= scale.square().mean().sqrt()
     common = r.mu - r.rare * bias / bias.square().mean().sqrt().clamp(min=1e-6)
     contexts = r.rho**0.5 * scale * normalize(normal(v, CONTEXTS))
     near = torch.cat([torch.stack([common, bias / nu, excess / nu], 1), contexts], 1)  # C in the coordinates of `axes`
+    odds = torch.exp(r.surprise * normal(v))
+    # (D, 3 + CONTEXTS): m, w, w', then the contexts'. By the CPU, because libraries choose signs of Q differently.
+    axes = torch.linalg.qr(torch.randn(d, 3 + CONTEXTS, generator=words)).Q.to(device)
     classifier = torch.empty(v, d, dtype=dtype, device=device)
     for rows in torch.arange(v, device=device).split(2**15):
         far = normal(len(rows), d)
@@ -163,56 +171,53 @@ def cook(
         classifier[rows] = (near[rows] @ axes.T + far).to(dtype)
 
     document = (torch.arange(n, device=device) + DOCUMENT // 2) // DOCUMENT
-    shared, single = normal(n // DOCUMENT + 2, CONTEXTS), normal(n, CONTEXTS)
+    shared, single = normal(n // DOCUMENT + 2, CONTEXTS, of=tokens), normal(n, CONTEXTS, of=tokens)
     # Of one length each: with a few documents in a batch, chance lengths would decide the rank curve.
     context = r.document**0.5 * normalize(shared)[document] + (1 - r.document) ** 0.5 * normalize(single)
     context *= r.tau * (CONTEXTS / r.rho) ** 0.5
-    undecided = _quantile(torch.arange(n, device=device, dtype=torch.float64), 0.6180339887498949) < r.undecided
+    undecided = (_quantile(torch.arange(n, dtype=torch.float64), 0.6180339887498949) < r.undecided).to(device)
     token = torch.cat([torch.tensor([[0.0, nu, 0.0]], device=device).expand(n, 3), context], 1)
-    sharpness = torch.exp(r.sharpness * _even_normal(n, generator))
+    sharpness = torch.exp(r.sharpness * _even_normal(n, tokens).to(device))
     sharpness[undecided] = 1  # drawn, one token in a thousand rows was 40 % of a tile filter's squared dE
     token *= sharpness[:, None]
     token[undecided, 1] *= r.fade
     token[undecided, 2] = -token[undecided, 1]  # takes the excess away
     token[undecided, 3:] *= r.blur
-    spike = torch.multinomial(torch.softmax(r.kappa * bias, 0), n, replacement=True, generator=generator)
-    above = r.spike_mean + r.spike_std * _even_normal(n, generator)
+    above = r.spike_mean + r.spike_std * _even_normal(n, tokens).to(device)
     above[undecided] = -torch.inf
     lse = torch.cat([torch.logsumexp(rows @ near.T, 1) for rows in token.split(max(1, 2**26 // v))])
     beta = (lse + above - (token * near[spike]).sum(1)).clamp(min=0)
     own = classifier[spike].float() - near[spike, :3] @ axes[:, :3].T
     embeddings = token @ axes.T + (beta / own.square().sum(1))[:, None] * own
     embeddings = embeddings.to(dtype)
-    odds = torch.exp(r.surprise * normal(v))
     return Head(
         embeddings=embeddings,
         classifier=classifier,
-        targets=draw_targets(embeddings, classifier, generator, odds),
+        targets=draw_targets(embeddings, classifier, uniform[1].to(device), odds),
         name=name,
-        provenance={"generator": "planted", "seed": seed, "device": torch.device(device).type},
+        provenance={"generator": "planted", "seed": seed},
     )
 
 
 def _even_normal(k: int, generator: torch.Generator) -> Tensor:
     """(k,) normal quantiles of the numbers (i + 1/2) / k in random order: the same set at every seed."""
-    order = torch.randperm(k, generator=generator, device=generator.device)
-    normal: Tensor = torch.special.ndtri((order + 0.5) / k)
+    normal: Tensor = torch.special.ndtri((torch.randperm(k, generator=generator) + 0.5) / k)
     return normal
 
 
-def _word_bias(r: Recipe, v: int, device: torch.device | str) -> Tensor:
-    """(V,) b, of mean 0: the same at every seed, and smooth in V, because the few words at its top decide much.
+def _word_bias(r: Recipe, v: int) -> Tensor:
+    """(V,) b in float64, of mean 0: the same at every seed, and smooth in V, because few words at its top decide much.
 
     The parts that a seed would draw are quantiles at the points of Kronecker sequences, which fill (0, 1) evenly.
     """
-    index = torch.arange(v, device=device, dtype=torch.float64)
+    index = torch.arange(v, dtype=torch.float64)
     region = torch.div(index + REGION // 3, REGION, rounding_mode="floor")  # off the grid of tiles and segments
 
     bias: Tensor = -r.trend * ((index + HEAD) / v).log() + r.word * torch.special.ndtri(
         _quantile(index, 0.7548776662466927)
     )
     bias += r.sink * _quantile(index, 0.5698402909980532).log() + r.region * _quantile(region, 0.6180339887498949).log()
-    return (bias - bias.mean()).float()
+    return bias - bias.mean()
 
 
 def _quantile(of: Tensor, step: float) -> Tensor:
