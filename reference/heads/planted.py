@@ -130,8 +130,8 @@ def planted(
 ) -> Head:
     """The planted head `name`, E (n, d), C (v, d); v and d default to those of the real head it resembles.
 
-    One seed is one head on every device, up to the rounding of products: the CPU draws all numbers.
-    That takes one core 4 s at V = 256000, D = 2304.
+    One seed is one head on every device, up to the rounding of products: the CPU draws all numbers, which takes
+    one core 4 s at V = 256000, D = 2304.
     """
     if name not in RECIPES:
         raise ValueError(f"no planted head {name!r}: legal are {', '.join(RECIPES)}")
@@ -205,7 +205,8 @@ def cook(
 
 def _even_normal(k: int, step: float) -> Tensor:
     """(k,) normal quantiles: the same at every seed, and nearly as evenly spread in each run of tokens as in all."""
-    return torch.special.ndtri(_quantile(torch.arange(k, dtype=torch.float64), step)).float()
+    normal: Tensor = torch.special.ndtri(_quantile(torch.arange(k, dtype=torch.float64), step))
+    return normal.float()
 
 
 def _word_bias(r: Recipe, v: int) -> Tensor:
