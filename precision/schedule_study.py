@@ -121,7 +121,7 @@ def alternatives(base: Schedule) -> list[Alternative]:
     return [
         Alternative(name="default", changes="default", schedule=base),
         Alternative(name="32 rows", changes=rows, schedule=backward(block_n=32)),
-        *(Alternative(name=f"{v} columns", changes=columns, schedule=backward(block_v=v)) for v in (256, 64, 32)),
+        *(Alternative(name=f"{v} columns", changes=columns, schedule=backward(block_v=v)) for v in (128, 64, 32)),
         Alternative(name="32 rows, 64 columns", changes="both", schedule=backward(block_n=32, block_v=64)),
         Alternative(name="D by 16, backward", changes=depth, schedule=backward(block_d=16)),
         Alternative(name="64 columns, forward", changes=ahead, schedule=forward(block_v=64)),

@@ -24,7 +24,10 @@ Evidence = dict[str, Any]
 
 def name_of(report: dict[str, Any]) -> str:
     """A file name, without its ending."""
-    version = (report["peer version"] or "").partition("+")[0]  # +cpu and the like say what the device says
+    own = report["subject"] == "ours"
+    version = (
+        "" if own else (report["peer version"] or "").partition("+")[0]
+    )  # +cpu and the like are said by the device
     parts = [report["subject"], version, *report["dtypes"], "cuda" if on_gpu(report) else "cpu"]
     less = [f"without-{'-'.join(report['without'])}"] if report["without"] else []
     return "-".join(part for part in (*parts, *less) if part)
