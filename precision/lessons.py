@@ -25,7 +25,7 @@ def lessons() -> str:
     blocks = [
         _intro(paper, real),
         *_heading("Where the error comes from", _stages(real)),
-        *_heading("What the filter costs", [*_filter(paper, real), *_threshold(eps), *_dead(real)]),
+        *_heading("What the filter costs", [*_filter(paper, real), *_threshold(eps), *_dead(paper)]),
         *_heading("What the sums cost", [*_sums(paper, real), *_extremes(extremes)]),
         *_heading("What the loss owes to the tensor core", [*_loss(paper, real), *_adder(adder)]),
         *_heading("Which variant to take", _advice(paper, real)),
@@ -77,8 +77,10 @@ def _stages(staged: Report) -> Iterator[str]:
         f"An emulation of the kernels, stage by stage, explains at least {100 * min(explained):.2f} % of the squared "
         f"error of every output of every variant on the real head. Of the error of dE in `cce`, "
         f"{100 * cce('add_increment'):.0f} % come from adding up in bf16 and "
-        f"{100 * cce('is_live'):.0f} % from the filter. With Kahan's sums the filter is the largest part "
-        f"({100 * kahan('is_live'):.0f} %). `cce-exact` has only its two casts left: the residual's "
+        f"{100 * cce('is_live'):.0f} % from the filter. With Kahan's sums the cast of the increments has "
+        f"{100 * kahan('cast_increment'):.0f} %, that of the result {100 * kahan('cast_output'):.0f} %, that of the "
+        f"residual {100 * kahan('cast_residual'):.0f} %, and the filter {100 * kahan('is_live'):.0f} %. "
+        "`cce-exact` has only its two casts left: the residual's "
         f"({100 * exact('cast_residual'):.0f} %) and the result's "
         f"({100 * exact('cast_output'):.0f} %)."
     )
@@ -117,14 +119,14 @@ def _threshold(eps: Sweep) -> Iterator[str]:
     )
 
 
-def _dead(staged: Report) -> Iterator[str]:
-    result = staged.result("cce")
+def _dead(paper: Report) -> Iterator[str]:
+    result = paper.result("cce")
     dead = result.dead_rows
     if dead is not None:
         yield (
-            f"What the norm does not show: {dead.dead} of {staged.head['vocabulary']} rows of dC are exactly zero "
-            f"after `cce` and should not be. They hold {100 * dead.lost:.4f} % of its norm, and are all that their "
-            "words would have learned from this batch."
+            f"What the norm does not show: at the paper's shape {dead.dead} of {paper.head['vocabulary']} rows of dC are "
+            f"exactly zero after `cce` and should not be. They hold {100 * dead.lost:.4f} % of its norm, and are all "
+            "that their words would have learned from this batch."
         )
 
 

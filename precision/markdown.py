@@ -7,6 +7,8 @@ import sys
 import textwrap
 from pathlib import Path
 
+from .bench import Bench
+from .bench_table import bench_table
 from .plot_stages import draw
 from .report import Report, Result
 
@@ -15,6 +17,7 @@ SHOWN = {
     "gemma-alpaca-bfloat16": "On a drawn head with the statistics of a real one, at the paper's shape",
     "smollm2-bfloat16": "On a real head, that of SmolLM2-135M on English text",
 }
+BENCH = "table1-h100"
 STAGED, PLOT = "smollm2-bfloat16", "error-by-stage"
 ROOT = Path(__file__).resolve().parent.parent
 PICTURE = BASELINES.resolve() / "error-by-stage.svg"
@@ -33,7 +36,8 @@ def renew(text: str) -> str:
         ValueError: a mark is missing.
     """
     sections = {name: _section(title, Report.read(BASELINES / f"{name}.json")) for name, title in SHOWN.items()}
-    for name, section in {**sections, "laws-bfloat16": _laws(), PLOT: _stages()}.items():
+    table = bench_table(Bench.read(BASELINES.parent / "benches" / f"{BENCH}.json"))
+    for name, section in {**sections, "laws-bfloat16": _laws(), PLOT: _stages(), BENCH: table}.items():
         before, mark, rest = text.partition(begin(name))
         _, end, after = rest.partition(END)
         if not mark or not end:

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-HEAD, TOKENS = "planted:gemma-alpaca", 8192
+from .shapes import Shape
+
+HEAD = "planted:gemma-alpaca"
+SHAPE = Shape(8192, 256000, 2304)
 
 
 @dataclass(frozen=True, kw_only=True)

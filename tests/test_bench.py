@@ -12,8 +12,10 @@ from typer.testing import CliRunner, Result
 
 from ccelab.kernels import PRESETS
 from ccelab.precision import side_by_side as module
+from ccelab.precision import table1
 from ccelab.precision.bench import Bench, Status
 from ccelab.precision.cli import app
+from ccelab.precision.cli.bench import _shapes
 from ccelab.precision.contestant import Contestant, gather
 from ccelab.precision.files import to_json
 from ccelab.precision.html.page import render
@@ -21,7 +23,6 @@ from ccelab.precision.saved import read_saved
 from ccelab.precision.shapes import GRID, Shape
 from ccelab.precision.side_by_side import side_by_side
 from ccelab.precision.subjects import catalogue
-from ccelab.precision.table1 import ROWS
 from ccelab.precision.timing import Spread
 from ccelab.properties.adapters import NAMED
 from ccelab.properties.cases import DEVICE
@@ -176,10 +177,10 @@ def test_a_gpu_that_is_lost_ends_the_bench(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_the_papers_table_names_its_rows() -> None:
     rivals = gather(["cce-exact", "cce"], ["torch"], papers=True)
-    assert [one.paper for one in rivals[:-1]] == [row.label for row in ROWS]
+    assert [one.paper for one in rivals[:-1]] == [row.label for row in table1.ROWS]
     assert rivals[-1].name == "cce-exact"
-    assert {row.variant for row in ROWS} - {None} == PRESETS.keys() - {"cce-exact"}
-    assert {row.subject for row in ROWS} - {None} <= NAMED.keys()
+    assert {row.variant for row in table1.ROWS} - {None} == PRESETS.keys() - {"cce-exact"}
+    assert {row.subject for row in table1.ROWS} - {None} <= NAMED.keys()
 
 
 def test_a_subject_that_is_not_installed_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,6 +222,15 @@ def test_shapes_are_measured_in_turn(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert [place.shape for place in Bench.read(tmp_path / "bench.json").places] == ["N=4 V=40 D=16", "N=8 V=30 D=16"]
     assert [path.name for path in tmp_path.iterdir()] == ["bench.json"]
+
+
+def test_the_papers_table_is_of_the_papers_shape() -> None:
+    def shapes(head: str, papers: bool) -> list[Shape]:
+        return _shapes("cuda", head, Shape(0), [], False, papers=papers)
+
+    assert shapes(table1.HEAD, True) == [table1.SHAPE] == [Shape(8192, 256000, 2304)]
+    assert shapes("real", True) == shapes(table1.HEAD, False) == [Shape(8192)]
+    assert _shapes("cuda", table1.HEAD, Shape(64, hidden=128), [], False, papers=True) == [Shape(64, 256000, 128)]
 
 
 def test_the_grid_is_wide_enough() -> None:

@@ -24,10 +24,16 @@ def test_stages_explain_what_is_said() -> None:
             assert table.explained >= 0.9, (result.variant, output)  # what the emulation must reach
             measured = [row for row in table.rows if row.measured is not None]
             assert abs(sum(row.share or 0.0 for row in measured) - 1) < 1e-6
+            before = 0.0
             for row in measured:
-                assert row.predicted is None or (row.measured or 0.0) <= row.predicted, (result.variant, output, row)
+                # The filter drops residuals with the errors of the stages before it; its bound is of the truth's.
+                allowed = None if row.predicted is None else row.predicted + (before if row.stage == "is_live" else 0.0)
+                assert allowed is None or (row.measured or 0.0) <= allowed, (result.variant, output, row)
+                before += row.predicted or 0.0
     kahan = {row.stage: row.share or 0.0 for row in STAGED.result("cce-kahan").stages[E].rows}
-    assert max(kahan, key=lambda stage: kahan[stage]) == "is_live"
+    casts = [kahan[stage] for stage in ("cast_increment", "cast_output", "cast_residual")]
+    assert casts == sorted(casts, reverse=True)
+    assert casts[-1] > kahan["is_live"] > kahan["add_increment"]
     exact = {row.stage: row.share or 0.0 for row in STAGED.result("cce-exact").stages[E].rows}
     assert exact["cast_residual"] + exact["cast_output"] > 0.99
 

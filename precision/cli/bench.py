@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from ..shapes import GRID, Shape
-from ..table1 import HEAD, TOKENS
+from ..table1 import HEAD, SHAPE
 from . import options
 
 SMALL = Shape(64, 2048, 64)
@@ -65,7 +65,7 @@ def bench(
     try:
         names = [name for given in variant or [] for name in (PRESETS if given == "all" else [given])]
         contestants = gather(names, subject or [], papers=table1)
-        shapes = _shapes(place, head, Shape(tokens or 0, vocabulary, hidden), shape or [], grid)
+        shapes = _shapes(place, head, Shape(tokens or 0, vocabulary, hidden), shape or [], grid, papers=table1)
         made_of = [
             partial(
                 heads.resolve,
@@ -105,8 +105,8 @@ def bench(
     console.print(f"written: {' and '.join(map(str, written))}", highlight=False, soft_wrap=True)
 
 
-def _shapes(place: str, head: str, one: Shape, several: list[str], grid: bool) -> list[Shape]:
-    """What is asked for, or what the place can do.
+def _shapes(place: str, head: str, one: Shape, several: list[str], grid: bool, *, papers: bool) -> list[Shape]:
+    """What is asked for, or what the place can do; of a drawn head for the paper's table, the paper's shape.
 
     Raises:
         ValueError: shapes are given in two ways, or the interpreter would take days for them.
@@ -119,8 +119,9 @@ def _shapes(place: str, head: str, one: Shape, several: list[str], grid: bool) -
         return list(GRID)
     if several:
         return [Shape.parse(text) for text in several]
-    if place == "cuda":
-        return [one._replace(tokens=one.tokens or TOKENS)]
     drawn = head == "gaussian" or head.startswith("planted:")
+    if place == "cuda":
+        usual = SHAPE if papers and drawn else Shape(SHAPE.tokens)
+        return [Shape(one.tokens or usual.tokens, one.vocabulary or usual.vocabulary, one.hidden or usual.hidden)]
     small = SMALL if drawn else Shape(SMALL.tokens)
     return [Shape(one.tokens or small.tokens, one.vocabulary or small.vocabulary, one.hidden or small.hidden)]
