@@ -124,9 +124,9 @@ def _dead(paper: Report) -> Iterator[str]:
     dead = result.dead_rows
     if dead is not None:
         yield (
-            f"What the norm does not show: at the paper's shape {dead.dead} of {paper.head['vocabulary']} rows of dC are "
-            f"exactly zero after `cce` and should not be. They hold {100 * dead.lost:.4f} % of its norm, and are all "
-            "that their words would have learned from this batch."
+            f"What the norm does not show: at the paper's shape {dead.dead} of {paper.head['vocabulary']} rows of dC "
+            "are exactly zero after `cce` and should not be. They hold "
+            f"{100 * dead.lost:.4f} % of its norm, and are all that their words would have learned from this batch."
         )
 
 
