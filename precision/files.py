@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+SHOWN = 3  # problems of a file that cannot be read
 
 
 def to_json(record: Any) -> str:
@@ -79,7 +80,9 @@ def read_json(cls: type[T], path: Path, what: str, schemas: Collection[int]) -> 
     try:
         return TypeAdapter(cls).validate_json(path.read_text())
     except ValidationError as error:
-        raise ValueError(f"{path} is not a {what}: {error}") from None
+        wrong = [f"{'.'.join(map(str, e['loc']))}: {e['msg'].lower()}" for e in error.errors(include_url=False)]
+        more = f"; and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+        raise ValueError(f"{path} is not a {what}: {'; '.join(wrong[:SHOWN])}{more}") from None
 
 
 def _plain(value: Any) -> Any:

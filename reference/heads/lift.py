@@ -21,7 +21,8 @@ def lift(head: Head, d: int, seed: int = 0) -> Head:
         raise ValueError(f"a head of D = {hidden} cannot be lifted to {d}: fewer dimensions would change its logits")
     device = head.targets.device
     drawn = torch.randn(d, hidden, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    rows = torch.linalg.qr(drawn.to(device)).Q.T.float().contiguous()
+    # On the CPU, whatever the head's device: LAPACK and cuSOLVER choose other signs for Q.
+    rows = torch.linalg.qr(drawn).Q.T.float().contiguous().to(device)
     return replace(
         head,
         embeddings=_times(head.embeddings, rows),
