@@ -144,7 +144,7 @@ def page(folder: Path = FOLDER) -> str:
         "Read in the source, or seen in a script that is no law. A law whose name is missing is not written yet.",
         _predictions(reports),
         "## Found in our own kernels",
-        "By the same laws, when they first ran on an H100. All are fixed, so that no command repeats them.",
+        "By the same laws, on an H100. All are fixed, so that no command repeats them.",
         _own(),
     ]
     return "\n\n".join(blocks) + "\n"
