@@ -21,7 +21,8 @@ from .statistics import Statistics
 from .variant import Variant
 
 GROUP_BYTES = 2**27
-"""Memory for the residuals of one group. At N=8192 in bf16 that is 8192 words: 32 groups at V=256000."""
+"""Memory for the residuals of one group, and for its words where they are gathered. At N=8192 in bf16 that is 8192
+words: 32 groups at V=256000."""
 
 DTYPES = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, torch.float32: tl.float32}
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
@@ -115,10 +116,12 @@ class _Backward:
         return d_embeddings, d_classifier, d_bias
 
     def _groups(self) -> Iterator[_Group]:
-        block = self.tiles.block_v
-        copies = 1 if self.shared else self.want_e + self.want_c
-        tile_bytes = self.n * block * self.call.embeddings.element_size() * max(copies, 1)
-        step = self.call.schedule.group or max(1, GROUP_BYTES // tile_bytes)
+        block, sorts = self.tiles.block_v, self.order is not None
+        copies = 1 if self.shared else max(1, self.want_e + self.want_c)
+        # A group's residuals are (N, words), and its words, where they are gathered, (words, D).
+        widest = max(self.n * copies, self.d if sorts else 0)
+        fits = GROUP_BYTES // (block * widest * self.call.embeddings.element_size())
+        step = self.call.schedule.group or max(1, fits)
         tiles = triton.cdiv(self.v, block)
         for first in range(0, tiles, step):
             words = slice(first * block, min((first + step) * block, self.v))

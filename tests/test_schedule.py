@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ccelab.kernels import Schedule, Tiles, default_schedule
+from ccelab.kernels import Schedule, Tiles, default_schedule, gradients
+from ccelab.kernels.backward import Residuals
 from ccelab.properties.cases import DTYPES, SMALL, assert_within_budget, draw, run
 
 BASE = Tiles(block_n=16, block_v=32, block_d=16)
@@ -79,3 +80,44 @@ def test_descriptors_and_pointers_load_the_same_numbers(dtype: torch.dtype, d: i
     one, other = (run(replace(case, schedule=replace(SMALL, descriptors=choice))) for choice in (True, False))
     for name, output in one.outputs.items():
         assert torch.equal(output, other[name]), name
+
+
+SHARED_OUT = [
+    replace(SMALL, group=1),
+    replace(SMALL, group=3),
+    replace(SMALL, group=None),
+    replace(SMALL, product=replace(SMALL.product, columns=16)),
+    replace(SMALL, product=replace(SMALL.product, rows=128, columns=128, depth=64)),
+]
+
+
+@pytest.mark.parametrize("schedule", SHARED_OUT, ids=range(len(SHARED_OUT)))
+@pytest.mark.parametrize("variant", ["cce", "cce-kahan", "cce-exact", "cce-no-filter,accumulate=hilo"])
+def test_no_bit_depends_on_how_the_backward_pass_is_shared_out(variant: str, schedule: Schedule) -> None:
+    """Groups of the vocabulary and blocks of the gradients: only `forward` and `backward` tiles are numerical."""
+    case = draw((37,), 75, 50, variant=variant, bias=torch.float32, lse=True)
+    one, other = (run(replace(case, schedule=choice)) for choice in (SMALL, schedule))
+    for name, output in one.outputs.items():
+        assert torch.equal(output, other[name]), name
+    assert one.stats.tiles_kept_e == other.stats.tiles_kept_e
+    assert one.stats.tiles_kept_c == other.stats.tiles_kept_c
+
+
+@pytest.mark.parametrize(("variant", "n"), [("cce", 1), ("cce", 40), ("cce-no-sort", 40)])
+def test_a_group_holds_no_more_than_it_may(variant: str, n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither of residuals nor of words that were gathered, however few tokens there are."""
+    held: list[tuple[int, int]] = []
+    find = gradients._Backward._residuals
+
+    def note(self: gradients._Backward, group: gradients._Group) -> Residuals:
+        found = find(self, group)
+        buffers = (x for x in (found.for_e, found.for_c) if x is not None)
+        gathered = group.classifier.numel() if self.order is not None else 0
+        held.append((sum(x.numel() for x in buffers), gathered))
+        return found
+
+    monkeypatch.setattr(gradients._Backward, "_residuals", note)
+    monkeypatch.setattr(gradients, "GROUP_BYTES", 2 * 6000)
+    run(draw((n,), 300, 70, variant=variant, schedule=replace(SMALL, group=None), upstream=False))
+    assert len(held) > 2
+    assert max(max(pair) for pair in held) <= 6000
