@@ -88,7 +88,7 @@ MUTANTS = (
     Mutant(
         "ignored rows have a gradient",
         "dbias_sums_to_the_lse_gradients",
-        "cce",
+        "cce-exact",
         "residual:load_row_data",
         "valid = mask & (target != ignore_index)",
         "valid = mask",
