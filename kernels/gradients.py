@@ -110,6 +110,7 @@ class _Backward:
                 self._write_classifier(group, found, embeddings, d_classifier)
             if d_bias is not None:
                 self._write_bias(group, found, d_bias)
+            del group, found  # before the next ones are allocated
         d_embeddings = self._finish_embeddings(acc) if acc is not None else None
         if self.stats is not None:
             self._report(self.stats)
@@ -125,10 +126,12 @@ class _Backward:
         tiles = triton.cdiv(self.v, block)
         for first in range(0, tiles, step):
             words = slice(first * block, min((first + step) * block, self.v))
-            classifier = self.call.classifier
-            # In order they are read as blocks: gathered by pointers every product would wait for its loads.
-            part = classifier[words] if self.order is None else classifier[self.order[words]]
-            yield _Group(tile=first, tiles=min(step, tiles - first), classifier=part)
+            yield _Group(tile=first, tiles=min(step, tiles - first), classifier=self._gathered(words))
+
+    def _gathered(self, words: slice) -> Tensor:
+        """Rows of C in order, as a block: gathered by pointers, every product would wait for its loads."""
+        classifier = self.call.classifier
+        return classifier[words] if self.order is None else classifier[self.order[words]]
 
     def _residuals(self, group: _Group) -> Residuals:
         call, tiles, device = self.call, self.tiles, self.call.embeddings.device
