@@ -22,3 +22,15 @@ class Statistics:
     tiles_skipped_c: int | None = None
     filtered_mass_c: Tensor | None = None  # (N,) fp32
     order: Tensor | None = None  # (V,) int64 vocabulary ids in the order of the backward pass; None is natural
+
+    def kept(self) -> dict[str, float]:
+        """The share of the tiles that were kept, for d_embeddings and d_classifier where it was computed."""
+        pairs = {
+            "d_embeddings": (self.tiles_kept_e, self.tiles_skipped_e),
+            "d_classifier": (self.tiles_kept_c, self.tiles_skipped_c),
+        }
+        return {
+            name: kept / max(kept + skipped, 1)
+            for name, (kept, skipped) in pairs.items()
+            if kept is not None and skipped is not None
+        }

@@ -121,24 +121,12 @@ def check(one: Contestant, problem: Problem, truth: Solution, floors: dict[str, 
         errors[name] = found.normwise
     times = {name: floors[name].times(errors[name]) for name in names}
     over = {name: ratio for name, ratio in times.items() if ratio is not None}
-    return Checked(errors=errors, over_floor=over, kept=_kept(stats) if stats else {})
+    return Checked(errors=errors, over_floor=over, kept=stats.kept() if stats else {})
 
 
 def leaves_of(problem: Problem) -> tuple[Tensor, Tensor]:
     """E and C as a training step has them: they want gradients."""
     return problem.embeddings.detach().requires_grad_(), problem.classifier.detach().requires_grad_()
-
-
-def _kept(stats: Statistics) -> dict[str, float]:
-    pairs = {
-        "d_embeddings": (stats.tiles_kept_e, stats.tiles_skipped_e),
-        "d_classifier": (stats.tiles_kept_c, stats.tiles_skipped_c),
-    }
-    return {
-        name: kept / (kept + skipped)
-        for name, (kept, skipped) in pairs.items()
-        if kept is not None and skipped is not None  # filled by a call that computes this gradient
-    }
 
 
 def status_of(error: Exception) -> Status:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ccelab.kernels import Schedule, Statistics, Variant, default_schedule
+from ccelab.kernels import Schedule, Variant, default_schedule
 from ccelab.kernels.backend import IS_INTERPRETED
 from ccelab.reference import Problem, Solution, double
 from ccelab.reference.heads import Head
@@ -195,19 +195,11 @@ class _Setting:
             error=errors,
             over_floor={name: ratio for name, ratio in times.items() if ratio is not None},
             over_budget=max(ratios),
-            kept=_kept(stats),
-            repeats=_kept(stats) == _kept(stats_again)
+            kept=stats.kept(),
+            repeats=stats.kept() == stats_again.kept()
             and all(same_bits(x, getattr(again, name)) for name, x in vars(got).items() if x is not None),
             as_default={name: same_bits(x, getattr(first or got, name)) for name, x in _outputs(got)},
         )
-
-
-def _kept(stats: Statistics) -> dict[str, float]:
-    counts = {
-        "d_embeddings": (stats.tiles_kept_e or 0, stats.tiles_skipped_e or 0),
-        "d_classifier": (stats.tiles_kept_c or 0, stats.tiles_skipped_c or 0),
-    }
-    return {name: kept / max(kept + skipped, 1) for name, (kept, skipped) in counts.items()}
 
 
 def _outputs(answer: Solution) -> Iterator[tuple[str, Tensor]]:
