@@ -33,6 +33,9 @@ def device_function(function: Callable[..., Any]) -> Any:
     return call
 
 
+TL_DTYPES = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, torch.float32: tl.float32}
+"""The storage dtypes, as kernels name them."""
+
 STAGES: dict[str, str] = {}
 """Every place where the kernels round or drop: the function that does it, and its module. The error budgets follow
 these (`ccelab.precision.stages`)."""

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
 from .accumulate import Accumulator
+from .backend import TL_DTYPES
 from .backward import Residuals, residual_kernel
 from .launch import Call, matrix, operand, options, vector
 from .ordering import mean_logit_order, mean_prob_order
@@ -24,7 +24,6 @@ GROUP_BYTES = 2**27
 """Memory for the residuals of one group, and for its words where they are gathered. At N=8192 in bf16 that is 8192
 words: 32 groups at V=256000."""
 
-DTYPES = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, torch.float32: tl.float32}
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 
@@ -141,7 +140,6 @@ class _Backward:
             return torch.empty(shape, dtype=dtype, device=device) if wanted else None
 
         filters = (self.want_e and self.variant.filter_e, self.want_c and self.variant.filter_c)
-        multiplied = self.want_e or self.want_c
         out = Residuals(
             for_e=buffer(self.want_e or (self.shared and self.want_c), self.n, width, dtype=self.dtype),
             for_c=buffer(self.want_c and not self.shared, self.n, width, dtype=self.dtype),
@@ -153,7 +151,6 @@ class _Backward:
         )
         e, e_descriptor = operand(call.embeddings, (tiles.block_n, tiles.block_d), call.schedule)
         c, c_descriptor = operand(group.classifier, (tiles.block_v, tiles.block_d), call.schedule)
-        eps = torch.finfo(self.dtype).eps / 32 if self.variant.eps is None else self.variant.eps
         unfiltered = (self.want_e and not self.variant.filter_e) or (self.want_c and not self.variant.filter_c)
         residual_kernel[(self.row_blocks * group.tiles,)](
             e,
@@ -163,7 +160,7 @@ class _Backward:
             self.order,
             out,
             call.softcap,
-            eps,
+            self.variant.threshold(torch.finfo(self.dtype).eps),
             group.tile,
             group.tiles,
             self.n,
@@ -171,8 +168,8 @@ class _Backward:
             self.d,
             call.ignore_index,
             FILTER=any(filters),
-            KEEP_DEAD=unfiltered and multiplied,
-            DTYPE=DTYPES[self.dtype],
+            KEEP_DEAD=unfiltered,
+            DTYPE=TL_DTYPES[self.dtype],
             TILES=tiles,
             E_DESCRIPTOR=e_descriptor,
             C_DESCRIPTOR=c_descriptor,
@@ -238,7 +235,15 @@ class _Backward:
     def _write_bias(self, group: _Group, found: Residuals, out: Tensor) -> None:
         block = self.tiles.block_v
         bias_kernel[(group.tiles,)](
-            found.bias, self.order, out, group.tile * block, found.width, self.row_blocks, self.v, BLOCK=block
+            found.bias,
+            self.order,
+            out,
+            group.tile * block,
+            found.width,
+            self.row_blocks,
+            self.v,
+            BLOCK=block,
+            enable_fp_fusion=self.call.schedule.fp_fusion,
         )
 
     def _finish_embeddings(self, acc: Accumulator) -> Tensor:
@@ -269,7 +274,7 @@ class _Backward:
     def _compiled(self, rows: int) -> dict[str, Any]:
         return {
             "VARIANT": self.variant.flags("accumulate"),
-            "DTYPE": DTYPES[self.dtype],
+            "DTYPE": TL_DTYPES[self.dtype],
             "TILES": self.tiles,
             "ROWS": rows,
             "PRODUCT": self.product,

@@ -50,6 +50,10 @@ class Variant:
                 f"eps={_show(self.eps)} has no effect with filter_e=no and filter_c=no; leave it out or switch one on"
             )
 
+    def threshold(self, spacing: float) -> float:
+        """eps, or its default for a dtype whose finfo(dtype).eps is `spacing`."""
+        return spacing / 32 if self.eps is None else self.eps
+
     def __str__(self) -> str:
         def changes(preset: Variant) -> list[str]:
             pairs = [(f.name, getattr(self, f.name), getattr(preset, f.name)) for f in fields(self)]

@@ -46,7 +46,7 @@ class GradientBudget:
         problem = stream.problem
         self.fmt = Format.of(problem.embeddings.dtype)
         self.tiles, self.error, self.log_s = schedule.backward, error, torch.log1p(rows.rest)
-        eps = torch.finfo(problem.embeddings.dtype).eps / 32 if variant.eps is None else variant.eps
+        eps = variant.threshold(torch.finfo(problem.embeddings.dtype).eps)
         # (N, 1) the row's own upstream scale; what comes for an ignored row, an infinity or NaN even, is not read
         self.size = torch.where(stream.valid, stream.d_loss.abs() + stream.d_lse.abs(), 0.0)
         self.upstream = tuple(arithmetic.upstream(x) for x in (stream.d_loss, stream.d_lse))

@@ -9,7 +9,7 @@ from ccelab.kernels import backward as backward_stages
 from ccelab.kernels import logits as logit_stages
 from ccelab.kernels import rounding as rounding_stages
 from ccelab.kernels.accumulate import add_increment, cast_increment
-from ccelab.kernels.backend import IS_INTERPRETED
+from ccelab.kernels.backend import IS_INTERPRETED, TL_DTYPES
 
 # isort: split
 import torch
@@ -18,7 +18,6 @@ import triton.language as tl
 from torch import Tensor
 
 BLOCK = 2**16 if IS_INTERPRETED else 1024
-TL_DTYPES = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, torch.float32: tl.float32}
 
 
 @triton.jit

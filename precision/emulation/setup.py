@@ -30,7 +30,7 @@ class Setup:
         self.n, self.v, self.d = problem.shape
         self.dtype = problem.embeddings.dtype
         self.device = problem.embeddings.device
-        eps = torch.finfo(self.dtype).eps / 32 if variant.eps is None else variant.eps
+        eps = variant.threshold(torch.finfo(self.dtype).eps)
         self.eps = torch.tensor(eps, dtype=torch.float32, device=self.device)
         self.sum_dtype = torch.float32 if variant.accumulate == "fp32" else self.dtype
 
