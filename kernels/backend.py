@@ -54,7 +54,7 @@ def host_stage(function: Callable[..., Any]) -> Callable[..., Any]:
 
 SIZES = (
     *("N", "V", "D", "samples", "ignore_index", "tiles_per_split", "splits", "target_splits"),
-    *("first", "tiles", "row_blocks", "words", "width"),
+    *("first", "tile", "block", "tiles", "row_blocks", "words", "width"),
 )
 """Kernel arguments that Triton must not compile anew for where they are 1 or a multiple of 16.
 

@@ -12,7 +12,7 @@ import triton.language as tl
 
 from .backend import device_function, kernel, stage
 from .logits import add_bias, dot_logits, mask_columns, soft_cap
-from .residual import cast_residual, is_live, load_row_data, logit_gradient, softmax
+from .residual import cast_residual, is_tile_live, load_row_data, logit_gradient, softmax
 
 
 class Residuals(NamedTuple):
@@ -47,6 +47,7 @@ def recompute_logits(
     rows,
     row_mask,
     place0,
+    places,
     cols,
     col_mask,
     D,
@@ -56,8 +57,7 @@ def recompute_logits(
     C_DESCRIPTOR: tl.constexpr,
 ):
     """(raw, z): a tile of logits once more, before and after the cap. Its products may be joined in other tiles than
-    those of the forward pass. C holds the columns `cols` from its row `place0` on."""
-    places = place0 + tl.arange(0, TILES.block_v)
+    those of the forward pass. Rows `places` of C are the columns `cols`; a descriptor takes those from `place0` on."""
     raw = dot_logits(E, C, row0, rows, row_mask, place0, places, col_mask, D, TILES, E_DESCRIPTOR, C_DESCRIPTOR)
     raw = add_bias(raw, Bias, cols, col_mask)
     return raw, soft_cap(raw, softcap)
@@ -103,20 +103,21 @@ def residual_kernel(
     row_mask = i < N
     rows = load_row_data(Target, RowMax, LogSum, DLoss, DLse, i, N, ignore_index)
     cols, col_mask = vocabulary_tile(Ordering, first + tile, V, TILES.block_v)
+    place0 = tile * TILES.block_v
+    place = place0 + tl.arange(0, TILES.block_v)
     raw, z = recompute_logits(
-        E, C, Bias, block * TILES.block_n, i, row_mask, tile * TILES.block_v, cols, col_mask, D, softcap, TILES,
+        E, C, Bias, block * TILES.block_n, i, row_mask, place0, place, cols, col_mask, D, softcap, TILES,
         E_DESCRIPTOR, C_DESCRIPTOR
     )  # fmt: skip
     if (first + tile + 1) * TILES.block_v > V:  # the last tile alone
         z = mask_columns(z, col_mask)
     p = softmax(z, rows)
     g = logit_gradient(p, raw, rows, cols, col_mask, V, softcap)
-    place = tile * TILES.block_v + tl.arange(0, TILES.block_v)
     if Out.bias is not None:
         tl.store(Out.bias + block.to(tl.int64) * Out.width + place, tl.sum(g * rows.scale[:, None], 0))
     scale = block_scale(rows, DTYPE)
     tl.store(Out.scale + block, scale, mask=tile == 0)
-    live = is_live(g, rows, eps, FILTER)
+    live = is_tile_live(g, rows, eps, FILTER)
     if Out.live is not None:
         tl.store(Out.live + block * tiles + tile, live.to(tl.int32))
     if KEEP_DEAD or live:

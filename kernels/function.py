@@ -12,6 +12,7 @@ from .backend import host_stage, require_device
 from .check import autocast, check_arguments, check_keywords, check_targets, check_tensors
 from .schedule import Schedule, default_schedule
 from .statistics import Statistics
+from .upstream import Upstream
 from .variant import Variant
 
 
@@ -33,24 +34,28 @@ class _TokenLoss(torch.autograd.Function):
         even: bool,
     ) -> tuple[Tensor, Tensor]:
         call = launch.Call(embeddings, classifier, bias, targets, ignore_index, softcap, variant, schedule)
-        loss, lse, row_max, log_sum = launch.forward(call)
+        records = variant.granularity == "segment" and any(ctx.needs_input_grad[:2])
+        log_mass = launch.empty_log_mass(call) if records else None
+        loss, lse, row_max, log_sum = launch.forward(call, log_mass)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(embeddings, classifier, bias, targets, row_max, log_sum)
+        ctx.save_for_backward(embeddings, classifier, bias, targets, row_max, log_sum, log_mass)
         ctx.options = (ignore_index, softcap, variant, schedule)
         ctx.stats, ctx.even = stats, even
         return loss, lse
 
     @staticmethod
     def backward(ctx: Any, dloss: Tensor | None, dlse: Tensor | None) -> tuple[Tensor | None, ...]:
-        embeddings, classifier, bias, targets, row_max, log_sum = ctx.saved_tensors
+        embeddings, classifier, bias, targets, row_max, log_sum, log_mass = ctx.saved_tensors
         call = launch.Call(embeddings, classifier, bias, targets, *ctx.options)
         wanted = tuple(ctx.needs_input_grad[:3])
         if dloss is None and dlse is None:
             return (None,) * 10
         with torch.no_grad():
             dloss, dlse = (None if x is None else x.resolve_neg() for x in (dloss, dlse))
-            upstream = gradients.Upstream(dloss=dloss, dlse=dlse, even=ctx.even and dlse is None)
-            found: tuple[Tensor | None, ...] = gradients.backward(call, row_max, log_sum, upstream, wanted, ctx.stats)
+            upstream = Upstream(dloss=dloss, dlse=dlse, even=ctx.even and dlse is None)
+            found: tuple[Tensor | None, ...] = gradients.backward(
+                call, row_max, log_sum, log_mass, upstream, wanted, ctx.stats
+            )
         if torch.is_grad_enabled():  # create_graph=True
             inputs = (embeddings, classifier, bias, dloss, dlse)
             found = tuple(g if g is None else _Once.apply(g, *inputs) for g in found)  # type: ignore[no-untyped-call]

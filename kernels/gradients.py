@@ -17,7 +17,9 @@ from .launch import Call, matrix, operand, options, vector
 from .ordering import mean_logit_order, mean_prob_order
 from .products import Kept, bias_kernel, classifier_kernel, embeddings_kernel, finish_embeddings_kernel
 from .sampling import sample_rows
+from .segments import segment_gradients
 from .statistics import Statistics
+from .upstream import Upstream
 from .variant import Variant
 
 GROUP_BYTES = 2**27
@@ -25,15 +27,6 @@ GROUP_BYTES = 2**27
 words: 32 groups at V=256000."""
 
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Upstream:
-    """Gradients by the loss and lse of each row, fp32 or None; `even` where all rows are known to have the same one."""
-
-    dloss: Tensor | None  # (N,)
-    dlse: Tensor | None  # (N,)
-    even: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,18 +42,26 @@ def backward(
     call: Call,
     row_max: Tensor,
     log_sum: Tensor,
+    log_mass: Tensor | None,
     upstream: Upstream,
     wanted: tuple[bool, bool, bool],
     stats: Statistics | None,
 ) -> Gradients:
-    """dE, dC and dbias, each where `wanted` says so."""
+    """dE, dC and dbias, each where `wanted` says so. `log_mass` is what the forward pass recorded for segments."""
     outputs = (call.embeddings, call.classifier, call.bias)
     if call.shape[0] == 0 or not any(wanted):
         d_e, d_c, d_b = (
             torch.zeros_like(x) if x is not None and w else None for x, w in zip(outputs, wanted, strict=True)
         )
         return d_e, d_c, d_b
-    return _Backward(call, row_max, log_sum, upstream, wanted, stats).run()
+    if log_mass is None:
+        return _Backward(call, row_max, log_sum, upstream, wanted, stats).run()
+    d_e, d_c = None, None
+    if wanted[0] or wanted[1]:
+        d_e, d_c = segment_gradients(call, row_max, log_sum, log_mass, upstream, wanted[:2], stats)
+    # dbias is complete: it takes in every residual.
+    d_b = _Backward(call, row_max, log_sum, upstream, (False, False, True), None).run()[2] if wanted[2] else None
+    return d_e, d_c, d_b
 
 
 class _Backward:

@@ -40,13 +40,23 @@ class Call:
         return n, self.classifier.shape[0], d
 
 
-def forward(call: Call) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """loss, lse, row maximum and log of the sum, each (N,) fp32."""
-    return combine(call, forward_partial(call))
+def forward(call: Call, log_mass: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """loss, lse, row maximum and log of the sum, each (N,) fp32. Fills `log_mass`, see `forward_partial`."""
+    return combine(call, forward_partial(call, log_mass))
 
 
-def forward_partial(call: Call) -> Partial:
-    """What this vocabulary holds of the answer, one row of each result per split."""
+def empty_log_mass(call: Call) -> Tensor:
+    """Room for what the forward pass records for `granularity=segment`: (tiles, N) fp32."""
+    n, v, _ = call.shape
+    tiles = triton.cdiv(v, call.schedule.forward.block_v)
+    return torch.empty((tiles, n), dtype=torch.float32, device=call.embeddings.device)
+
+
+def forward_partial(call: Call, log_mass: Tensor | None = None) -> Partial:
+    """What this vocabulary holds of the answer, one row of each result per split.
+
+    `log_mass` (tiles, N) fp32 is filled with the log of every tile's sum of exp(z), row by row.
+    """
     n, v, d = call.shape
     tiles, flags = call.schedule.forward, call.variant.flags("target")
     blocks = triton.cdiv(v, tiles.block_v)
@@ -73,6 +83,7 @@ def forward_partial(call: Call) -> Partial:
         partial.max,
         partial.sum,
         partial.target_logit if fused else None,
+        log_mass,
         call.softcap,
         n,
         v,

@@ -26,11 +26,18 @@ def exponentials(z, shift):
 
 @stage
 def fold_tile(m, s, z):
-    """The pair (m, s), meaning s e^m, after a tile z (BLOCK_N, BLOCK_V). s >= 1 as soon as m is finite: the largest
-    logit itself contributes exp(0) = 1. A NaN logit makes s NaN, though max ignores it."""
+    """The pair (m, s), meaning s e^m, after a tile z (BLOCK_N, BLOCK_V), and the tile's own part of s. s >= 1 as soon
+    as m is finite: the largest logit itself contributes exp(0) = 1. A NaN logit makes s NaN, though max ignores it."""
     top = tl.maximum(m, tl.max(z, 1))
     shift = finite_or_zero(top)
-    return top, s * exp(m - shift) + tl.sum(exponentials(z, shift), 1)
+    part = tl.sum(exponentials(z, shift), 1)
+    return top, s * exp(m - shift) + part, part
+
+
+@stage
+def record_mass(m, part):
+    """The log of the sum of exp(z) over a tile, from its `part` of the running sum with the maximum m."""
+    return finite_or_zero(m) + tl.log(part)
 
 
 @device_function
@@ -51,6 +58,7 @@ def visit_tile(
     E,
     C,
     Bias,
+    LogMass,
     target,
     row0,
     tile,
@@ -73,7 +81,9 @@ def visit_tile(
     z = soft_cap(add_bias(z, Bias, cols, col_mask), softcap)
     if RAGGED:
         z = mask_columns(z, col_mask)
-    m, s = fold_tile(m, s, z)
+    m, s, part = fold_tile(m, s, z)
+    if LogMass is not None:
+        tl.store(LogMass + tl.cast(tile, tl.int64) * N + rows, record_mass(m, part), mask=rows < N)
     # An int64 that is too large for int32 is no target: what it wraps to may be picked, for a row that is ignored.
     return m, s, pick_target(z_target, z, (target - col0).to(tl.int32), VARIANT, TILES)
 
@@ -87,6 +97,7 @@ def logsumexp_kernel(
     Max,  # (splits, N) fp32, as are the next two
     Sum,
     TargetLogit,
+    LogMass,  # (tiles, N) fp32; None where no backward pass wants it
     softcap,
     N,
     V,
@@ -113,12 +124,12 @@ def logsumexp_kernel(
     # Flattened, the loads of a tile's first products run while the tile before is exponentiated.
     for tile in tl.range(first, whole, flatten=True):
         m, s, z_target = visit_tile(
-            m, s, z_target, E, C, Bias, target, row0, tile, softcap, N, V, D,
+            m, s, z_target, E, C, Bias, LogMass, target, row0, tile, softcap, N, V, D,
             False, VARIANT, TILES, E_DESCRIPTOR, C_DESCRIPTOR
         )  # fmt: skip
     if whole < last:
         m, s, z_target = visit_tile(
-            m, s, z_target, E, C, Bias, target, row0, whole, softcap, N, V, D,
+            m, s, z_target, E, C, Bias, LogMass, target, row0, whole, softcap, N, V, D,
             True, VARIANT, TILES, E_DESCRIPTOR, C_DESCRIPTOR
         )  # fmt: skip
     out = split.to(tl.int64) * N + rows

@@ -92,7 +92,7 @@ def mean_prob_kernel(
         mask = place < samples
         rows = tl.load(Sample + place, mask=mask, other=0)
         _, z = recompute_logits(
-            E, C, Bias, 0, rows, mask, place0, cols, col_mask, D, softcap, TILES, False, False
+            E, C, Bias, 0, rows, mask, place0, cols, cols, col_mask, D, softcap, TILES, False, False
         )  # fmt: skip
         m = tl.load(RowMax + rows, mask=mask, other=0.0)
         log_s = tl.load(LogSum + rows, mask=mask, other=0.0)

@@ -94,14 +94,16 @@ def cast_residual(g, DTYPE: tl.constexpr):
 
 
 @stage
-def is_live(g, rows, eps, FILTER: tl.constexpr):
-    """Whether a tile must be kept: some entry is not negligible.
+def is_live(g, size, eps):
+    """Whether entries of size g are not negligible beside their rows' upstream gradients. NaN is never negligible."""
+    negligible = (g <= eps * size) & (size < float("inf"))
+    return (negligible | (g == 0)) == 0  # eps = inf times a row without upstream is NaN
 
-    Entries that are not under the threshold are counted, because a maximum would swallow NaN and drop its tile.
-    """
+
+@device_function
+def is_tile_live(g, rows, eps, FILTER: tl.constexpr):
+    """Whether a tile must be kept: some entry is live. They are counted, because a maximum would swallow NaN."""
     if FILTER:
-        negligible = (tl.abs(g) <= eps * rows.size[:, None]) & (rows.size < float("inf"))[:, None]
-        negligible = negligible | (g == 0)  # eps = inf times a row without upstream is NaN
-        return tl.sum(tl.sum(1 - negligible.to(tl.int32), 1), 0) > 0
+        return tl.sum(tl.sum(is_live(tl.abs(g), rows.size[:, None], eps).to(tl.int32), 1), 0) > 0
     else:
         return True

@@ -78,6 +78,11 @@ class Schedule:
         if self.group is not None and (not isinstance(self.group, int) or self.group < 1):
             raise ValueError(f"group={self.group!r} is not a positive number, nor None")
 
+    @property
+    def segments(self) -> Tiles:
+        """The tiles of granularity=segment: rows of the backward pass, columns as the forward pass recorded them."""
+        return replace(self.backward, block_v=self.forward.block_v)
+
     def __str__(self) -> str:
         loads = "" if self.descriptors else ", pointer loads"
         fusion = ", fp fusion" if self.fp_fusion else ""

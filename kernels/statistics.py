@@ -11,8 +11,9 @@ from torch import Tensor
 class Statistics:
     """Pass an empty one as `stats`; the backward pass fills what belongs to the gradients it computes.
 
-    Counts are of (BLOCK_N, BLOCK_V) tiles of the backward schedule. Mass is the softmax probability that each row has
-    in the tiles skipped; ignored rows have none.
+    Counts are of (BLOCK_N, BLOCK_V) tiles of the backward schedule; with granularity=segment, of the rows of such tiles
+    for dC and of their columns for dE. Mass is the softmax probability that each row has
+    in what was skipped; ignored rows have none.
     """
 
     tiles_kept_e: int | None = None
@@ -22,6 +23,7 @@ class Statistics:
     tiles_skipped_c: int | None = None
     filtered_mass_c: Tensor | None = None  # (N,) fp32
     order: Tensor | None = None  # (V,) int64 vocabulary ids in the order of the backward pass; None is natural
+    tail_share: Tensor | None = None  # (V,) fp32 along which tail=rank1 gives back what rows lost; None without a tail
 
     def kept(self) -> dict[str, float]:
         """The share of the tiles that were kept, for d_embeddings and d_classifier where it was computed."""

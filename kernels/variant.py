@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from itertools import product
 from typing import Any, Literal, get_args, get_type_hints
@@ -10,6 +12,8 @@ from typing import Any, Literal, get_args, get_type_hints
 Order = Literal["none", "mean_logit", "mean_prob"]
 Accumulate = Literal["storage", "kahan", "hilo", "fp32"]
 Target = Literal["fused", "indexed"]
+Granularity = Literal["tile", "segment"]
+Tail = Literal["drop", "rank1"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,12 +39,30 @@ class Variant:
     """How the gradient sums carry the increments of their tiles."""
     target: Target = "fused"
     """Where the target's logit comes from: the tile of the log-sum-exp, or Algorithm 1's own dot product."""
+    granularity: Granularity = "tile"
+    """What a filter keeps or drops: whole tiles (paper), or the segments of them that the owner of a gradient can leave
+    out: for dC a row of a tile, for dE a column. Their sums are one product of all that is kept, in fp32."""
+    tail: Tail = "drop"
+    """What becomes of dropped residuals: nothing, or one vector over the vocabulary in their place, times what each row
+    lost, so that rows of residuals keep their sums."""
 
     def __post_init__(self) -> None:
         for name, legal in LEGAL.items():
             value = getattr(self, name)
             if value not in legal or type(value) is not type(legal[0]):
                 raise ValueError(f"{name}={_show(value)} is unknown; legal values: {', '.join(map(_show, legal))}")
+        if self.granularity == "segment" and (
+            not (self.filter_e and self.filter_c) or self.order != "none" or self.accumulate != "fp32"
+        ):
+            raise ValueError(
+                "granularity=segment needs filter_e=yes, filter_c=yes, order=none and accumulate=fp32: what is kept "
+                "is gathered anyway, and summed in one product"
+            )
+        if self.tail == "rank1" and (self.granularity != "segment" or (self.eps is not None and self.eps >= 1)):
+            raise ValueError(
+                "tail=rank1 needs granularity=segment, whose forward pass records what every row will lose, and "
+                "eps < 1, so that something is kept"
+            )
         if self.eps is None:
             return
         if not isinstance(self.eps, float) or math.isnan(self.eps) or self.eps < 0:
@@ -100,7 +122,13 @@ class Variant:
 
 def every() -> list[Variant]:
     """All legal combinations of the axes, each with its default eps."""
-    return [Variant(**dict(zip(LEGAL, values, strict=True))) for values in product(*LEGAL.values())]
+    return list(_legal(dict(zip(LEGAL, values, strict=True)) for values in product(*LEGAL.values())))
+
+
+def _legal(choices: Iterable[dict[str, Any]]) -> Iterator[Variant]:
+    for choice in choices:
+        with suppress(ValueError):
+            yield Variant(**choice)
 
 
 def _show(value: object) -> str:
@@ -140,5 +168,6 @@ PRESETS: dict[str, Variant] = {
     "cce-kahan-full-c": Variant(filter_c=False, accumulate="kahan"),
     "cce-kahan-full-e": Variant(filter_e=False, accumulate="kahan"),
     "cce-exact": Variant(filter_e=False, filter_c=False, order="none", accumulate="fp32"),
+    "cce-segment": Variant(eps=2.0**-14, order="none", accumulate="fp32", granularity="segment", tail="rank1"),
 }
-"""The rows of the paper's Table 1, and the exact variant of its authors' package."""
+"""The rows of the paper's Table 1, the exact variant of its authors' package, and our own."""

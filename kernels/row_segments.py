@@ -1,0 +1,185 @@
+# mypy: ignore-errors
+"""dC of what rows keep: a row segment is one row of E and BLOCK_V columns of the vocabulary, a row of a tile.
+
+The forward pass recorded the probability of every segment. Where that is under eps no entry is above it, and nothing is
+computed again; the rows that are left of a vocabulary tile are gathered, so that their products are dense tiles.
+"""
+
+import triton.language as tl
+
+from .backend import device_function, kernel, stage
+from .backward import recompute_logits, relative_scale
+from .matrix import gather_rows, load_rows
+from .products import WHOLE, cast_output
+from .residual import cast_residual, is_live, load_row_data, logit_gradient, softmax
+from .rounding import dot, exp
+from .tail import add_tail
+
+
+@stage
+def sum_mass(total, part):
+    """(BLOCK_N,) probability in the segments of a row, some more of them at a time."""
+    return total + part
+
+
+@kernel
+def live_rows_kernel(
+    LogMass,  # (tiles, N) fp32
+    Target,
+    RowMax,
+    LogSum,
+    DLoss,
+    DLse,
+    Live,  # (tiles, N) int8
+    Lost,  # (N,) fp32
+    Scale,  # (N,) fp32: powers of two, 0 at ignored rows
+    eps,
+    tiles,
+    N,
+    ignore_index,
+    BLOCK: tl.constexpr,
+    BLOCK_V: tl.constexpr,
+):
+    """Which segments are kept, and the probability in the others; one program per BLOCK rows.
+
+    A segment's entries are at most its probability times their row's upstream gradients. Its target's may be as large
+    as those, so that a target's segment is kept unless eps is 1 or more.
+    """
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    rows = load_row_data(Target, RowMax, LogSum, DLoss, DLse, i, N, ignore_index)
+    lost = tl.full((BLOCK,), 0.0, tl.float32)
+    for first in range(0, tiles, BLOCK):
+        tile = first + tl.arange(0, BLOCK)
+        mask = (tile < tiles)[:, None] & (i < N)[None, :]
+        offsets = tile.to(tl.int64)[:, None] * N + i[None, :]
+        log_mass = tl.load(LogMass + offsets, mask=mask, other=float("-inf"))
+        mass = exp((log_mass - rows.max[None, :]) - rows.log_sum[None, :])
+        largest = tl.where(tile[:, None] == (rows.target // BLOCK_V)[None, :], 1.0, mass)
+        live = is_live(largest * rows.size[None, :], rows.size[None, :], eps) & rows.valid[None, :]
+        tl.store(Live + offsets, live.to(tl.int8), mask=mask)
+        lost = sum_mass(lost, tl.sum(tl.where(mask & rows.valid[None, :] & (live == 0), mass, 0.0), 0))
+    tl.store(Lost + i, lost, mask=i < N)
+    tl.store(Scale + i, tl.where(rows.valid, rows.scale, 0.0), mask=i < N)
+
+
+@kernel
+def row_residuals_kernel(
+    E,
+    C,
+    Bias,
+    Target,
+    RowMax,
+    LogSum,
+    DLoss,
+    DLse,
+    Rows,  # (pairs,) int32 rows of E, those of a tile after those of the one before, ascending
+    Chunk,  # (chunks, 3) int32: a tile of the vocabulary, where its next rows begin, how many they are
+    Top,  # (1,) fp32 power of two, the scale of dC's residuals
+    Out,  # (chunks BLOCK_N, BLOCK_V)
+    Live,  # (row blocks, V) int8: words of which some row of a block has a live entry
+    softcap,
+    eps,
+    first,
+    N,
+    V,
+    D,
+    ignore_index,
+    DTYPE: tl.constexpr,
+    TILES: tl.constexpr,
+    C_DESCRIPTOR: tl.constexpr,
+):
+    """Residuals of BLOCK_N rows that one vocabulary tile keeps; one program per chunk of them, from `first` on."""
+    chunk = Chunk + 3 * (first + tl.program_id(0))
+    tile, start, count = tl.load(chunk), tl.load(chunk + 1), tl.load(chunk + 2)
+    place = tl.arange(0, TILES.block_n)
+    i = tl.load(Rows + start + place, mask=place < count, other=N)  # N is no row
+    rows = load_row_data(Target, RowMax, LogSum, DLoss, DLse, i, N, ignore_index)
+    col0 = tile * TILES.block_v
+    cols = col0 + tl.arange(0, TILES.block_v)
+    col_mask = cols < V
+    raw, z = recompute_logits(
+        E, C, Bias, 0, i, i < N, col0, cols, cols, col_mask, D, softcap, TILES, False, C_DESCRIPTOR
+    )  # fmt: skip
+    g = logit_gradient(softmax(z, rows), raw, rows, cols, col_mask, V, softcap)
+    live = is_live(tl.abs(g), rows.size[:, None], eps) | ((cols[None, :] == rows.target[:, None]) & (eps < 1))
+    at = (i // TILES.block_n).to(tl.int64)[:, None] * V + cols[None, :]
+    tl.store(Live + at, tl.full(at.shape, 1, tl.int8), mask=live & (i < N)[:, None] & col_mask[None, :])
+    relative = rows.scale if DTYPE == tl.float32 else relative_scale(rows.scale, tl.load(Top))  # noqa: SIM300
+    out = (tl.program_id(0).to(tl.int64) * TILES.block_n + place)[:, None] * TILES.block_v
+    out += tl.arange(0, TILES.block_v)[None, :]
+    tl.store(Out + out, cast_residual(g * relative[:, None], DTYPE))
+
+
+@stage
+def segment_product(
+    G,
+    M,
+    List,
+    start,
+    count,
+    first,
+    chunks,
+    d0,
+    CHUNK: tl.constexpr,
+    ROWS: tl.constexpr,
+    TRANSPOSED: tl.constexpr,
+    PRODUCT: tl.constexpr,
+    G_DESCRIPTOR: tl.constexpr,
+):
+    """(ROWS, PRODUCT.columns) fp32: all kept residuals of an owner times the rows of M that its List names.
+
+    One sum in the tensor core, from chunk to chunk. A chunk of G holds CHUNK of them: of columns (its rows are the
+    result's), or, TRANSPOSED, of rows."""
+    STEP: tl.constexpr = CHUNK if WHOLE or PRODUCT.depth > CHUNK else PRODUCT.depth
+    v = tl.full((ROWS, PRODUCT.columns), 0.0, tl.float32)
+    out = tl.arange(0, ROWS)
+    for k0 in range(0, chunks * CHUNK, STEP):
+        k = k0 + tl.arange(0, STEP)
+        here = tl.load(List + start + k, mask=k < count, other=0)
+        m = gather_rows(M, here, k < count, d0, PRODUCT.columns)
+        if TRANSPOSED:
+            place0 = first * CHUNK + k0
+            g = tl.trans(load_rows(G, place0, place0 + tl.arange(0, STEP), k >= 0, 0, ROWS, G_DESCRIPTOR))
+        else:
+            place0 = (first + k0 // CHUNK) * ROWS
+            g = load_rows(G, place0, place0 + out, out >= 0, k0 % CHUNK, STEP, G_DESCRIPTOR)
+        v = dot(g, m, v)
+    return v
+
+
+@kernel
+def row_segments_kernel(
+    G,  # (chunks BLOCK_N, BLOCK_V) of this group
+    E,
+    Rows,
+    Start,  # (tiles + 1,) int32 into Rows
+    First,  # (tiles + 1,) int32 into the chunks
+    Top,
+    Share,  # (V,) fp32, and
+    Pull,  # (D,) fp32: the tail; None without one
+    Out,  # (V, D) dC
+    tile,  # the first of this group
+    first,  # its first chunk
+    V,
+    D,
+    TILES: tl.constexpr,
+    PRODUCT: tl.constexpr,
+    G_DESCRIPTOR: tl.constexpr,
+):
+    """dC of a group of vocabulary tiles; one program per (tile, columns)."""
+    slices = tl.cdiv(D, PRODUCT.columns)
+    tile += tl.program_id(0) // slices
+    d0 = (tl.program_id(0) % slices) * PRODUCT.columns
+    start, chunk = tl.load(Start + tile), tl.load(First + tile)
+    v = segment_product(
+        G, E, Rows, start, tl.load(Start + tile + 1) - start, chunk - first, tl.load(First + tile + 1) - chunk, d0,
+        TILES.block_n, TILES.block_v, True, PRODUCT, G_DESCRIPTOR
+    )  # fmt: skip
+    v = v * tl.load(Top)
+    cols = tile * TILES.block_v + tl.arange(0, TILES.block_v)
+    j = d0 + tl.arange(0, PRODUCT.columns)
+    if Share is not None:
+        share = tl.load(Share + cols, mask=cols < V, other=0.0)
+        v = add_tail(v, share, tl.load(Pull + j, mask=j < D, other=0.0))
+    offsets = cols.to(tl.int64)[:, None] * D + j[None, :]
+    tl.store(Out + offsets, cast_output(v, Out.dtype.element_ty), mask=(cols < V)[:, None] & (j < D)[None, :])
