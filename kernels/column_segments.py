@@ -93,7 +93,7 @@ def column_segments_kernel(
     d0 = (tl.program_id(0) % slices) * PRODUCT.columns
     start, chunk, end = tl.load(Start + block), tl.load(First + block), tl.load(First + block + 1)
     v = segment_product(
-        G, C, Words, start, tl.load(Start + block + 1) - start, chunk - first, end - chunk, d0,
+        G, C, Words, start, tl.load(Start + block + 1) - start, chunk - first, end - chunk, 0, d0,
         TILES.block_v, TILES.block_n, False, PRODUCT, G_DESCRIPTOR
     )  # fmt: skip
     here = tl.arange(0, TILES.block_n)

@@ -17,7 +17,7 @@ from torch import Tensor
 from .backend import TL_DTYPES
 from .column_segments import column_residuals_kernel, column_segments_kernel
 from .launch import Call, matrix, operand, options, vector
-from .row_segments import live_rows_kernel, row_residuals_kernel, row_segments_kernel
+from .row_segments import live_rows_kernel, mark_words_kernel, row_residuals_kernel, row_segments_kernel
 from .sampling import sample_rows
 from .statistics import Statistics
 from .tail import pull_of_rows_kernel, pull_of_words_kernel, tail_share_kernel
@@ -44,8 +44,8 @@ class _Lists:
     @classmethod
     def of(cls, live: Tensor, size: int) -> _Lists:
         """Of live (owners, members) int8, chunks of `size`."""
-        owner, member = live.nonzero(as_tuple=True)
-        count = torch.bincount(owner, minlength=len(live))
+        member = live.nonzero()[:, 1]
+        count = live.sum(1)
         chunks = (count + size - 1) // size
         start, first = (torch.nn.functional.pad(x.cumsum(0), (1, 0)) for x in (count, chunks))
         firsts: list[int] = first.tolist()
@@ -173,7 +173,7 @@ class _Segments:
         e = matrix(call.embeddings)
         c, c_descriptor = operand(call.classifier, (tiles.block_v, tiles.block_d), call.schedule)
         for tile, count, first, chunks in lists.groups(self.most):
-            residuals = self._room(chunks)
+            residuals, live = self._room(chunks, self.dtype), self._room(chunks, torch.int8)
             if chunks:
                 row_residuals_kernel[(chunks,)](
                     e,
@@ -184,7 +184,7 @@ class _Segments:
                     lists.chunk,
                     top,
                     residuals,
-                    words,
+                    live,
                     self.softcap,
                     self.eps,
                     first,
@@ -197,10 +197,14 @@ class _Segments:
                     C_DESCRIPTOR=c_descriptor,
                     **options(tiles, call.schedule),
                 )
+                mark_words_kernel[(chunks,)](
+                    live, lists.members, lists.chunk, words, first, self.n, self.v, TILES=tiles, STEP=16
+                )
             if out is not None:
-                step = self.product.step(tiles.block_n)
-                g, g_descriptor = operand(residuals, (step, tiles.block_v), call.schedule)
-                row_segments_kernel[(count * triton.cdiv(self.d, self.product.columns),)](
+                step, rows = self.product.step(tiles.block_n), min(self.product.rows, tiles.block_v)
+                g, g_descriptor = operand(residuals, (step, rows), call.schedule)
+                slices = triton.cdiv(self.d, self.product.columns)
+                row_segments_kernel[(count * (tiles.block_v // rows) * slices,)](
                     g,
                     e,
                     lists.members,
@@ -215,6 +219,7 @@ class _Segments:
                     self.v,
                     self.d,
                     TILES=tiles,
+                    ROWS=rows,
                     PRODUCT=self.product,
                     G_DESCRIPTOR=g_descriptor,
                     **options(self.product, call.schedule),
@@ -232,7 +237,7 @@ class _Segments:
         e, e_descriptor = operand(call.embeddings, (tiles.block_n, tiles.block_d), call.schedule)
         c = matrix(call.classifier)
         for block, count, first, chunks in lists.groups(self.most):
-            residuals = self._room(chunks)
+            residuals = self._room(chunks, self.dtype)
             if chunks:
                 column_residuals_kernel[(chunks,)](
                     e,
@@ -280,10 +285,10 @@ class _Segments:
         self._count("e", lists, lost, self.row_blocks * self.v)
         return out
 
-    def _room(self, chunks: int) -> Tensor:
-        """For the residuals of some chunks."""
+    def _room(self, chunks: int, dtype: torch.dtype) -> Tensor:
+        """For a number of each residual of some chunks."""
         shape = (max(chunks, 1) * self.tiles.block_n, self.tiles.block_v)
-        return torch.empty(shape, dtype=self.dtype, device=self.device)
+        return torch.empty(shape, dtype=dtype, device=self.device)
 
     def _pull_of_words(self, share: Tensor) -> Tensor:
         """(D,) fp32 C^T q."""
