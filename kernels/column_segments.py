@@ -14,7 +14,7 @@ from .backward import recompute_logits
 from .matrix import gather_rows
 from .products import cast_output
 from .residual import cast_residual, load_row_data, logit_gradient, softmax
-from .row_segments import segment_product, sum_mass
+from .row_segments import segment_product
 from .tail import add_tail
 
 
@@ -101,7 +101,7 @@ def column_segments_kernel(
     rows = load_row_data(Target, RowMax, LogSum, DLoss, DLse, i, N, ignore_index)
     kept = tl.full((TILES.block_n,), 0.0, tl.float32)
     for k in range(chunk, end):
-        kept = sum_mass(kept, tl.load(Kept + k * TILES.block_n + here))
+        kept += tl.load(Kept + k * TILES.block_n + here)
     lost = tl.where(rows.valid, tl.maximum(1.0 - kept, 0.0), 0.0)
     tl.store(Lost + i, lost, mask=i < N)
     # An ignored row has g = 0, and 0 times a NaN in C is NaN.

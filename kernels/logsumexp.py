@@ -34,7 +34,7 @@ def fold_tile(m, s, z):
     return top, s * exp(m - shift) + part, part
 
 
-@stage
+@device_function
 def record_mass(m, part):
     """The log of the sum of exp(z) over a tile, from its `part` of the running sum with the maximum m."""
     return finite_or_zero(m) + tl.log(part)

@@ -7,19 +7,13 @@ computed again; the rows that are left of a vocabulary tile are gathered, so tha
 
 import triton.language as tl
 
-from .backend import device_function, kernel, stage
+from .backend import commits, kernel
 from .backward import recompute_logits, relative_scale
 from .matrix import gather_rows, load_rows
 from .products import WHOLE, cast_output
 from .residual import cast_residual, is_live, load_row_data, logit_gradient, softmax
 from .rounding import dot, exp
 from .tail import add_tail
-
-
-@stage
-def sum_mass(total, part):
-    """(BLOCK_N,) probability in the segments of a row, some more of them at a time."""
-    return total + part
 
 
 @kernel
@@ -57,7 +51,7 @@ def live_rows_kernel(
         largest = tl.where(tile[:, None] == (rows.target // BLOCK_V)[None, :], 1.0, mass)
         live = is_live(largest * rows.size[None, :], rows.size[None, :], eps) & rows.valid[None, :]
         tl.store(Live + offsets, live.to(tl.int8), mask=mask)
-        lost = sum_mass(lost, tl.sum(tl.where(mask & rows.valid[None, :] & (live == 0), mass, 0.0), 0))
+        lost += tl.sum(tl.where(mask & rows.valid[None, :] & (live == 0), mass, 0.0), 0)
     tl.store(Lost + i, lost, mask=i < N)
     tl.store(Scale + i, tl.where(rows.valid, rows.scale, 0.0), mask=i < N)
 
@@ -136,7 +130,7 @@ def mark_words_kernel(
         tl.store(words, live, mask=mask & (live != 0))
 
 
-@stage
+@commits("tile_product")
 def segment_product(
     G,
     M,

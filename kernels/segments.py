@@ -109,6 +109,7 @@ class _Segments:
         share = self._tail_share(live, lost) if self.call.variant.tail == "rank1" else None
         if self.stats is not None:
             self.stats.tail_share = share
+            self.stats.segments_c = live
         lists = _Lists.of(live, self.tiles.block_n)
         del live
         words = torch.zeros((self.row_blocks, self.v), dtype=torch.int8, device=self.device)
@@ -172,8 +173,13 @@ class _Segments:
         pull = self._pull_of_rows(lost) if wanted and share is not None else None
         e = matrix(call.embeddings)
         c, c_descriptor = operand(call.classifier, (tiles.block_v, tiles.block_d), call.schedule)
-        for tile, count, first, chunks in lists.groups(self.most):
-            residuals, live = self._room(chunks, self.dtype), self._room(chunks, torch.int8)
+        step, rows = self.product.step(tiles.block_n), min(self.product.rows, tiles.block_v)
+        slices = triton.cdiv(self.d, self.product.columns)
+        groups = list(lists.groups(self.most))
+        most = max(chunks for *_, chunks in groups)
+        residuals, live = self._room(most, self.dtype), self._room(most, torch.int8)
+        g, g_descriptor = operand(residuals, (step, rows), call.schedule)
+        for tile, count, first, chunks in groups:
             if chunks:
                 row_residuals_kernel[(chunks,)](
                     e,
@@ -201,9 +207,6 @@ class _Segments:
                     live, lists.members, lists.chunk, words, first, self.n, self.v, TILES=tiles, STEP=16
                 )
             if out is not None:
-                step, rows = self.product.step(tiles.block_n), min(self.product.rows, tiles.block_v)
-                g, g_descriptor = operand(residuals, (step, rows), call.schedule)
-                slices = triton.cdiv(self.d, self.product.columns)
                 row_segments_kernel[(count * (tiles.block_v // rows) * slices,)](
                     g,
                     e,
@@ -229,6 +232,8 @@ class _Segments:
     def _embeddings(self, words: Tensor, share: Tensor | None) -> Tensor:
         call, tiles = self.call, self.tiles
         lists = _Lists.of(words, tiles.block_v)
+        if self.stats is not None:
+            self.stats.segments_e = words
         del words
         out = torch.empty((self.n, self.d), dtype=self.dtype, device=self.device)
         kept = torch.empty((lists.firsts[-1], tiles.block_n), device=self.device)
@@ -236,8 +241,10 @@ class _Segments:
         pull = None if share is None else self._pull_of_words(share)
         e, e_descriptor = operand(call.embeddings, (tiles.block_n, tiles.block_d), call.schedule)
         c = matrix(call.classifier)
-        for block, count, first, chunks in lists.groups(self.most):
-            residuals = self._room(chunks, self.dtype)
+        groups = list(lists.groups(self.most))
+        residuals = self._room(max(chunks for *_, chunks in groups), self.dtype)
+        g, g_descriptor = operand(residuals, (tiles.block_n, self.product.step(tiles.block_v)), call.schedule)
+        for block, count, first, chunks in groups:
             if chunks:
                 column_residuals_kernel[(chunks,)](
                     e,
@@ -259,8 +266,6 @@ class _Segments:
                     E_DESCRIPTOR=e_descriptor,
                     **options(tiles, call.schedule),
                 )
-            step = self.product.step(tiles.block_v)
-            g, g_descriptor = operand(residuals, (tiles.block_n, step), call.schedule)
             column_segments_kernel[(count * triton.cdiv(self.d, self.product.columns),)](
                 g,
                 c,

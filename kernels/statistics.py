@@ -23,6 +23,8 @@ class Statistics:
     tiles_skipped_c: int | None = None
     filtered_mass_c: Tensor | None = None  # (N,) fp32
     order: Tensor | None = None  # (V,) int64 vocabulary ids in the order of the backward pass; None is natural
+    segments_e: Tensor | None = None  # (row blocks, V) int8: columns of tiles that dE kept, with granularity=segment
+    segments_c: Tensor | None = None  # (tiles, N) int8: rows of tiles that dC kept
     tail_share: Tensor | None = None  # (V,) fp32 along which tail=rank1 gives back what rows lost; None without a tail
 
     def kept(self) -> dict[str, float]:

@@ -29,8 +29,9 @@ class Arithmetic:
 
     name: str = "fp32 in any order, or tensor cores"
 
-    def product(self, absolute: Tensor, size: Tensor, terms: int) -> Tensor:
-        """The error of fp32 products of `terms` pairs, from A = sum |a||b| and their size.
+    def product(self, absolute: Tensor, size: Tensor, terms: int, steps: int = 1) -> Tensor:
+        """The error of fp32 products of `terms` pairs, from A = sum |a||b| and their size, in so many `steps` of the
+        kernel.
 
         A tensor core aligns 16 products and the accumulator to the largest exponent and drops bits under 2^-25 of it,
         then truncates to 24 bits: at most (8 + 2) u of the terms' sum per step of 16. Rounding to nearest costs u per
@@ -111,9 +112,10 @@ class Interpreter(Arithmetic):
 
     name: str = "Triton's interpreter"
 
-    def product(self, absolute: Tensor, size: Tensor, terms: int) -> Tensor:
+    def product(self, absolute: Tensor, size: Tensor, terms: int, steps: int = 1) -> Tensor:
+        """Every step rounds its own product, and all but the first the sum."""
         exact = (2 * terms + 4) * DOUBLE_U * absolute
-        return exact + FP32.half_ulp(size + exact)
+        return exact + (FP32.half_ulp(size + exact) if steps == 1 else steps * U * (absolute + exact))
 
     def logits(self, e: Tensor, c: Tensor, block_d: int, fmt: Format) -> Products:
         """Products of numbers that are known: so are their roundings, unless one is a tie but for float64's error.

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ccelab.kernels import Schedule, Variant
+from ccelab.kernels import Schedule, Statistics, Variant
 from ccelab.reference import Problem, Solution
 
 from .emulation import ORDER, Emulation, Machine, Piece, stages_of, up_to
@@ -42,18 +42,18 @@ def attribute(
     variant: Variant,
     schedule: Schedule,
     machine: Machine,
-    order: Tensor | None = None,
+    taken: Statistics | None = None,
 ) -> dict[str, Attribution]:
     """Attributions of loss, reduced, lse, d_embeddings, d_classifier and d_bias (with a bias), by name.
 
-    `truth` has all of them in float64; `got`, where given, is what the kernel returned. `order` (V,) is the vocabulary
-    order that it took (`Statistics.order`); None is the oracle's own. Elements that are not finite in the truth, the
+    `truth` has all of them in float64; `got`, where given, is what the kernel returned. `taken` is what that
+    call decided, see `budget`. Elements that are not finite in the truth, the
     emulation or `got` enter nothing. Of dC only some columns exist at once, with all stages' versions of them.
 
     Raises:
         ValueError: the problem or schedule has what is not emulated.
     """
-    emulation = Emulation(problem, variant, schedule, machine, order)
+    emulation = Emulation(problem, variant, schedule, machine, taken)
     idle = emulation.idle()
     stages = [stage for stage in ORDER if stage not in idle]
     totals: dict[str, _Totals] = {}

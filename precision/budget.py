@@ -23,7 +23,8 @@ from .arithmetic import ANY, Arithmetic
 from .forward_budget import forward_error
 from .gradient_budget import GradientBudget
 from .measure import worst_ratio
-from .order import vocabulary_order
+from .order import order_of
+from .segment_budget import SegmentBudget
 from .stages import STAGES
 from .terms import Terms
 
@@ -75,18 +76,18 @@ def budget(
     variant: Variant,
     schedule: Schedule,
     *,
-    order: Tensor | None = None,
+    taken: Statistics | None = None,
     arithmetic: Arithmetic = ANY,
     by_stage: bool = False,
 ) -> Budget:
     """Bounds for `variant` under `schedule`.
 
-    `order` (V,) is the vocabulary order that the kernel took (`Statistics.order`); None is the oracle's own. The
-    problem's rows are numbered as the kernel numbers them: which rows share a tile matters to the filter. The default
+    `taken` is what the call decided: its vocabulary order, the segments that it kept and what it gave back. Where it
+    says nothing, the oracle decides. The problem's rows are numbered as the kernel numbers them: which rows share a tile matters to the filter. The default
     `arithmetic` holds for anyone's kernels, `arithmetic.own()` for ours in this process. `by_stage` costs a product of
     matrices per stage and gradient.
     """
-    order = vocabulary_order(problem, variant) if order is None or variant.order == "none" else order
+    order = order_of(problem, variant, taken)
     stream = Stream(problem, _chunk(problem, schedule, by_stage))
     rows = stream.rows()
     forward = stream.forward(rows)
@@ -99,7 +100,11 @@ def budget(
     n, v, d = problem.shape
     d_classifier = stream.embeddings.new_zeros((v, d))
     d_bias = None if problem.bias is None else stream.embeddings.new_zeros(v)
-    gradients = GradientBudget(stream, rows, variant, schedule, error, arithmetic, by_stage)
+    gradients = (
+        SegmentBudget(stream, rows, variant, schedule, error, arithmetic, by_stage, taken)
+        if variant.granularity == "segment"
+        else GradientBudget(stream, rows, variant, schedule, error, arithmetic, by_stage)
+    )
     for columns, of_classifier, of_bias in gradients.chunks(order):
         d_classifier[columns] = ledger.part("d_classifier", (v, d), columns, of_classifier)
         if d_bias is not None and of_bias is not None:

@@ -139,7 +139,7 @@ class _Bench:
         got, stats = run(problem, variant, schedule)
         progress(f"{variant}: error budget")
         by_stage = self.setup.by_stage
-        allowed = budget(problem, variant, schedule, order=stats.order, arithmetic=own(), by_stage=by_stage)
+        allowed = budget(problem, variant, schedule, taken=stats, arithmetic=own(), by_stage=by_stage)
         outputs = {}
         for name in OUTPUTS:
             value, want, bound = (getattr(x, name) for x in (got, truth, allowed.bound))
@@ -155,7 +155,7 @@ class _Bench:
         dc = gradients.get("d_classifier")
         found: dict[str, Attribution] = {}
         if by_stage:
-            found = attribute(problem, truth, got, variant, schedule, own_machine(), stats.order)
+            found = attribute(problem, truth, got, variant, schedule, own_machine(), stats)
         progress(f"{variant}: timing")
         result = Result(
             variant=str(variant),

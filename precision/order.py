@@ -5,10 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ccelab.kernels import Variant
+from ccelab.kernels import Statistics, Variant
 from ccelab.kernels.sampling import sample_rows
 from ccelab.reference import Problem
 from ccelab.reference.double import Stream
+
+
+def order_of(problem: Problem, variant: Variant, taken: Statistics | None) -> Tensor | None:
+    """(V,) vocabulary ids as a call took them, where it says so, and else the oracle's own; None is natural."""
+    if taken is None or taken.order is None or variant.order == "none":
+        return vocabulary_order(problem, variant)
+    return taken.order
 
 
 def vocabulary_order(problem: Problem, variant: Variant) -> Tensor | None:

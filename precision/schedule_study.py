@@ -183,7 +183,7 @@ class _Setting:
         got, stats = run(self.problem, variant, one.schedule)
         with last_program_first() if IS_INTERPRETED else nullcontext():
             again, stats_again = run(self.problem, variant, one.schedule)
-        limit = budget(self.problem, variant, one.schedule, order=stats.order, arithmetic=own(), by_stage=False)
+        limit = budget(self.problem, variant, one.schedule, taken=stats, arithmetic=own(), by_stage=False)
         wanted = dict(_outputs(self.truth))
         errors = {name: measure(name, x, wanted[name]).normwise for name, x in _outputs(got)}
         ratios = [worst_ratio(x, wanted[name], getattr(limit.bound, name)) for name, x in _outputs(got)]

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ccelab.kernels import Variant
+from ccelab.kernels.segments import BLOCK, PARTS
 from ccelab.reference import Problem
 
 from .arithmetic import ANY, Arithmetic
@@ -240,13 +241,13 @@ def cast_residual(g: Tensor, error: Tensor, scale: Tensor, fmt: Format) -> Tenso
 
 
 @_stage()
-def tile_product(absolute: Tensor, size: Tensor, terms: int, arithmetic: Arithmetic) -> Tensor:
+def tile_product(absolute: Tensor, size: Tensor, terms: int, arithmetic: Arithmetic, steps: int = 1) -> Tensor:
     """Increment: the product of a tile of residuals, summed in fp32.
 
     Of the increment's shape, from |g||C| or |g|^T|E| and its largest size. Where it may overflow is the matter of
     `gradient_budget`.
     """
-    return arithmetic.product(absolute, size, terms)
+    return arithmetic.product(absolute, size, terms, steps)
 
 
 @_stage(lambda variant, problem: variant.accumulate in ("storage", "kahan"))
@@ -276,6 +277,17 @@ def add_increment(
         return (4 * U * U if fmt.is_fp32 else 2 * U + fmt.u * fmt.u) * total + half_tiny
     rounding = FP32.half_ulp(total) if scheme == "fp32" else fmt.half_ulp(total) + half_tiny
     return torch.minimum(rounding, torch.minimum(size, before))
+
+
+@_stage(lambda variant, problem: variant.tail == "rank1")
+def add_tail(size: Tensor, given_back: Tensor, count: int) -> Tensor:
+    """Sum: what rows lost to the filter is given back along one vector.
+
+    Of the sum's shape, from its largest `size` and that of what is given back, along a vector that sums `count`
+    products: in fp32 every 64th one of a part after the other, then 64 such sums, in fp64 over the parts. Eight more
+    roundings are those of a row's loss times its upstream gradients, of the product and of the addition.
+    """
+    return U * ((-(-count // (PARTS * BLOCK)) + BLOCK + 8) * given_back + size)
 
 
 @_stage(lambda variant, problem: problem.bias is not None)

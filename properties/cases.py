@@ -214,7 +214,7 @@ def judge(
     problem = case.problem() if problem is None else problem
     truth = double(problem)
     arithmetic = own() if arithmetic is None else arithmetic
-    limit = budget(problem, Variant.of(case.variant), case.schedule, order=outcome.stats.order, arithmetic=arithmetic)
+    limit = budget(problem, Variant.of(case.variant), case.schedule, taken=outcome.stats, arithmetic=arithmetic)
     ratios = {
         name: worst_ratio(got, getattr(truth, name), getattr(limit.bound, name))
         for name, got in outcome.outputs.items()

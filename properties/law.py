@@ -207,9 +207,9 @@ class Trial:
     def _overspent(self, name: str, case: Case, verdict: Verdict) -> str:
         """Where the output is over its budget, and what the budget there is made of."""
         got, want, bound = verdict.outcome[name], getattr(verdict.truth, name), getattr(verdict.budget.bound, name)
-        order = verdict.outcome.stats.order
+        taken = verdict.outcome.stats
         variant, arithmetic = Variant.of(case.variant), self.arithmetic
-        by_stage = budget(case.problem(), variant, case.schedule, order=order, arithmetic=arithmetic, by_stage=True)
+        by_stage = budget(case.problem(), variant, case.schedule, taken=taken, arithmetic=arithmetic, by_stage=True)
         terms = by_stage.terms_at(name, _worst_place(got.reshape(want.shape), want, bound))
         made_of = ", ".join(f"{stage} {bound:.1e}" for stage, bound in terms.items())
         return f"{self._worst(name, got, want, bound)}. Allowed by stage: {made_of or 'nothing'}"

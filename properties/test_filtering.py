@@ -39,7 +39,7 @@ def test_what_is_skipped_is_negligible_and_what_is_kept_is_not(trial: Trial) -> 
     filter tests softmax - onehot alone, before upstream, softcap and lse gradients are applied.
     """
     outcome = trial.outcome
-    limit = budget(trial.case.problem(), trial.variant, trial.case.schedule, order=outcome.stats.order)
+    limit = budget(trial.case.problem(), trial.variant, trial.case.schedule, taken=outcome.stats)
     miscounted = limit.miscounted(outcome.stats)
     assert miscounted is None, miscounted
 
@@ -132,7 +132,7 @@ def test_the_filtered_mass_is_what_the_constant_column_loses(trial: Trial) -> No
     mass = outcome.stats.filtered_mass_e
     assert mass is not None
     # A skipped tile never holds a target whose residual counts: all that is missing there is probability, or nothing.
-    limit = budget(case.problem(), without_filter(trial.variant), case.schedule, order=outcome.stats.order)
+    limit = budget(case.problem(), without_filter(trial.variant), case.schedule, taken=outcome.stats)
     stream = Stream(case.problem())
     rows = stream.rows()
     lse = rows.maximum + torch.log1p(rows.rest)
@@ -298,7 +298,7 @@ def test_what_is_dropped_is_bounded_by_eps(trial: Trial) -> None:
     stream = Stream(case.problem())
     eps = torch.finfo(case.input.dtype).eps / 32
     size = stream.d_loss.abs() + stream.d_lse.abs()
-    a = budget(case.problem(), without_filter(trial.variant), case.schedule, order=one.stats.order).bound
+    a = budget(case.problem(), without_filter(trial.variant), case.schedule, taken=one.stats).bound
     slack_e, slack_c = 2 * a.d_embeddings, 2 * a.d_classifier
     wide = 1 + 2.0**-10
     drop_e = wide * eps * size * case.linear_weight.double().abs().sum(0)

@@ -26,7 +26,7 @@ def test_shares_sum_to_one_and_explain_all_of_the_error(variant: str) -> None:
     problem = peaked(lse=True, bias=torch.float32, softcap=20.0).problem()
     flags, truth = Variant.of(variant), double(problem)
     got, stats = run(problem, flags, SMALL)
-    found = attribute(problem, truth, got, flags, SMALL, INTERPRETER, stats.order)
+    found = attribute(problem, truth, got, flags, SMALL, INTERPRETER, stats)
     assert set(found) == {"loss", "reduced", "lse", "d_embeddings", "d_classifier", "d_bias"}
     for name, attribution in found.items():
         assert abs(sum(shares(attribution).values()) - 1) < 1e-9, name

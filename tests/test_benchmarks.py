@@ -84,7 +84,7 @@ def test_emulation_and_attribution(
 ) -> None:
     got, stats = run(problem, VARIANT, schedule)
     found = pedantic(
-        benchmark, attribute, (problem, truth, got, VARIANT, schedule, own_machine(), stats.order), rounds=3
+        benchmark, attribute, (problem, truth, got, VARIANT, schedule, own_machine(), stats), rounds=3
     )
     assert {"d_embeddings", "d_classifier"} <= found.keys()
 

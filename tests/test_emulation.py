@@ -71,7 +71,7 @@ def test_with_every_stage_on_the_emulation_is_the_kernel_bit_for_bit(variant: st
     for kind in (kinds[turn % 4], kinds[(turn + 1) % 4]):
         problem, flags = case(kind, dtype).problem(), Variant.of(variant)
         got, stats = run(problem, flags, SMALL)
-        emulated = emulate(problem, flags, SMALL, INTERPRETER, all_on(), stats.order)
+        emulated = emulate(problem, flags, SMALL, INTERPRETER, all_on(), stats)
         assert not differing(got, emulated), kind
 
 
@@ -83,8 +83,8 @@ def test_it_follows_the_schedule(splits: int) -> None:
     wide = Tiles(block_n=32, block_v=16, block_d=64)
     schedule = Schedule(forward=wide, backward=replace(wide, block_v=32), splits=splits)
     got, stats = run(problem, flags, schedule)
-    assert not differing(got, emulate(problem, flags, schedule, INTERPRETER, all_on(), stats.order))
-    assert differing(got, emulate(problem, flags, SMALL, INTERPRETER, all_on(), stats.order))
+    assert not differing(got, emulate(problem, flags, schedule, INTERPRETER, all_on(), stats))
+    assert differing(got, emulate(problem, flags, SMALL, INTERPRETER, all_on(), stats))
 
 
 @pytest.mark.skipif(not INTERPRETED, reason="the machine is the interpreter's")
@@ -96,7 +96,7 @@ def test_tiny_upstream_gradients(scale: float) -> None:
     steps = torch.linspace(0, 1, len(drawn.grad_loss))
     problem = replace(drawn, grad_loss=drawn.grad_loss * scale**steps, grad_lse=None).problem()
     got, stats = run(problem, Variant.of("cce-kahan"), SMALL)
-    assert not differing(got, emulate(problem, Variant.of("cce-kahan"), SMALL, INTERPRETER, all_on(), stats.order))
+    assert not differing(got, emulate(problem, Variant.of("cce-kahan"), SMALL, INTERPRETER, all_on(), stats))
 
 
 @pytest.mark.skipif(not INTERPRETED, reason="the machine is the interpreter's")
@@ -107,7 +107,7 @@ def test_infinite_and_missing_numbers() -> None:
     drawn.input[1], drawn.linear_bias[5], drawn.input[7] = torch.nan, -torch.inf, 1e38
     problem = replace(drawn, softcap=None).problem()
     got, stats = run(problem, Variant.of("cce-no-sort"), SMALL)
-    assert not differing(got, emulate(problem, Variant.of("cce-no-sort"), SMALL, INTERPRETER, all_on(), stats.order))
+    assert not differing(got, emulate(problem, Variant.of("cce-no-sort"), SMALL, INTERPRETER, all_on(), stats))
     assert bool(got.loss.isnan().any())
 
 
@@ -168,7 +168,7 @@ def test_one_altered_stage_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     problem, flags = case("capped", torch.bfloat16).problem(), Variant.of("cce-no-filter")
     got, stats = run(problem, flags, SMALL)
     monkeypatch.setattr(gradient_stages, "cast_increment", lambda v, variant, dtype: v)
-    altered = differing(got, emulate(problem, flags, SMALL, INTERPRETER, all_on(), stats.order))
+    altered = differing(got, emulate(problem, flags, SMALL, INTERPRETER, all_on(), stats))
     assert set(altered) == {"d_embeddings", "d_classifier"}
 
 

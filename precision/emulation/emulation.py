@@ -9,15 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ccelab.kernels import Schedule, Variant
+from ccelab.kernels import Schedule, Statistics, Variant
 from ccelab.reference import Problem, Solution
 
-from ..order import vocabulary_order
+from ..order import order_of
 from .forward import Forward
 from .gradients import Gradients
 from .machine import Machine
 from .modes import Mode, Modes
 from .residuals import Backward, Residuals
+from .segments import SegmentGradients
 from .setup import Setup
 
 
@@ -33,18 +34,24 @@ class Piece:
 class Emulation:
     """A variant under a schedule on a problem.
 
-    `order` (V,) is the vocabulary order that the kernel took (`Statistics.order`); None is the oracle's own.
+    `taken` is what a call decided: its vocabulary order, the segments that it kept and what it gave back. Where it says
+    nothing, the oracle decides.
 
     Raises:
         ValueError: see `Setup`.
     """
 
     def __init__(
-        self, problem: Problem, variant: Variant, schedule: Schedule, machine: Machine, order: Tensor | None = None
+        self,
+        problem: Problem,
+        variant: Variant,
+        schedule: Schedule,
+        machine: Machine,
+        taken: Statistics | None = None,
     ) -> None:
         self.setup = Setup(problem, variant, schedule, machine)
-        if order is None or variant.order == "none":
-            order = vocabulary_order(problem, variant)
+        self.taken = taken
+        order = order_of(problem, variant, taken)
         self.order = torch.arange(self.setup.v, device=self.setup.device) if order is None else order.long()
 
     def idle(self) -> tuple[str, ...]:
@@ -57,6 +64,7 @@ class Emulation:
             "soft_cap_slope": problem.softcap is None,
             "is_live": not (variant.filter_e or variant.filter_c),
             "cast_increment": variant.accumulate in ("hilo", "fp32") or self.setup.dtype == torch.float32,
+            "add_tail": variant.tail == "drop",
             "sum_bias": problem.bias is None,
         }
         return tuple(stage for stage, nothing in idle.items() if nothing)
@@ -74,7 +82,11 @@ class Emulation:
         yield Piece("reduced", None, [forward.reduced(modes) for modes in runs])
         yield Piece("lse", None, [forward.lse(modes)[:n, 0] for modes in runs])
         backward = Backward(setup, forward)
-        gradients = Gradients(setup, backward, runs)
+        gradients = (
+            SegmentGradients(setup, backward, runs, self.taken)
+            if setup.variant.granularity == "segment"
+            else Gradients(setup, backward, runs)
+        )
         for ids in self._chunks(len(backward.rows.valid)):
             part = Residuals(backward, ids)
             columns = ids[part.columns.inside]
@@ -85,9 +97,11 @@ class Emulation:
 
     def _chunks(self, rows: int) -> Iterator[Tensor]:
         """Vocabulary ids of whole tiles in the kernel's order, V where there is none."""
-        block = self.setup.schedule.backward.block_v
+        block = self.setup.backward_tiles.block_v
         elements = 2**22 if self.setup.device.type == "cpu" else 2**25
         step = max(1, min(elements // rows, elements // 2 // self.setup.d) // block) * block
+        if self.setup.variant.granularity == "segment":  # whose products reach over the whole vocabulary
+            step = -(-self.setup.v // block) * block
         padded = torch.nn.functional.pad(self.order, (0, -len(self.order) % block), value=self.setup.v)
         yield from padded.split(step)
 
@@ -98,7 +112,7 @@ def emulate(
     schedule: Schedule,
     machine: Machine,
     on: Modes | Mapping[str, Mode] | Callable[[str], Mode],
-    order: Tensor | None = None,
+    taken: Statistics | None = None,
 ) -> Solution:
     """The outputs with the given modes; `all_on()` is the kernel, `all_off()` the truth but for float64's rounding.
 
@@ -108,7 +122,7 @@ def emulate(
         ValueError: a stage is unknown, or the problem or schedule has what is not emulated (see `Setup`).
     """
     outputs: dict[str, Any] = {}
-    for piece in Emulation(problem, variant, schedule, machine, order).pieces([Modes.of(on)]):
+    for piece in Emulation(problem, variant, schedule, machine, taken).pieces([Modes.of(on)]):
         value = piece.values[0]
         if piece.rows is None:
             outputs[piece.output] = value

@@ -22,8 +22,9 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "tile_product": ("cast_residual",),
     "cast_increment": ("tile_product",),
     "add_increment": ("cast_increment",),
+    "add_tail": ("add_increment",),
     "sum_bias": ("soft_cap_slope",),
-    "cast_output": ("add_increment", "sum_bias"),
+    "cast_output": ("add_tail", "sum_bias"),
 }
 """What each stage takes in. The exponentials of a tile are shifted by its running maximum, which `fold_tile` finds and
 which it needs for the sum: the two take in each other."""
@@ -39,7 +40,7 @@ OF_OUTPUT: dict[str, tuple[str, tuple[str, ...]]] = {
     "d_classifier": ("cast_output", ("sum_bias",)),
     "d_bias": (
         "cast_output",
-        ("is_live", "cast_residual", "tile_product", "cast_increment", "add_increment"),
+        ("is_live", "cast_residual", "tile_product", "cast_increment", "add_increment", "add_tail"),
     ),
 }
 """The last stage of every output of `Solution`, and the stages before it that only other outputs pass through."""

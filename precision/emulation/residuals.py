@@ -31,7 +31,7 @@ class Backward(Memo):
     def __init__(self, setup: Setup, forward: Forward) -> None:
         super().__init__(setup.machine)
         self.setup, self.forward = setup, forward
-        self.tiles = setup.schedule.backward
+        self.tiles = setup.backward_tiles
         self.rows: Rows = setup.rows(self.tiles)
         self.gradients = tuple(self.rows.fill(x) for x in setup.problem.upstream())
 
@@ -117,7 +117,9 @@ class Residuals(Memo):
         return g if a.dtype == torch.float64 else g.to(self.setup.dtype).float()
 
     def block_scale(self, modes: Modes) -> Tensor:
-        """(row blocks,) float64 the largest scale of each; 1 in fp32, which needs none."""
+        """(row blocks,) float64 the largest scale of each; 1 in fp32, which needs none. Segments have one for all."""
         scale = torch.where(self.rows.valid, self.backward.upstream(modes).scale, 0.0)
         top = scale.unflatten(0, (-1, self.tiles.block_n)).amax((1, 2))
+        if self.setup.variant.granularity == "segment":
+            top = top.amax().expand_as(top)
         return torch.ones_like(top) if self.setup.dtype == torch.float32 else torch.where(top == 0, 1.0, top)

@@ -34,6 +34,10 @@ class Setup:
         self.eps = torch.tensor(eps, dtype=torch.float32, device=self.device)
         self.sum_dtype = torch.float32 if variant.accumulate == "fp32" else self.dtype
 
+    @property
+    def backward_tiles(self) -> Tiles:
+        return self.schedule.segments if self.variant.granularity == "segment" else self.schedule.backward
+
     def rows(self, tiles: Tiles) -> Rows:
         return Rows(self, -(-self.n // tiles.block_n) * tiles.block_n)
 

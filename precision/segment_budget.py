@@ -1,0 +1,168 @@
+"""The error budget of the gradients of granularity=segment: what is dropped, given back, and rounded of the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from ccelab.kernels import Schedule, Statistics, Variant
+from ccelab.reference.double import ResidualChunk, Stream
+from ccelab.reference.formula import Rows
+
+from .arithmetic import Arithmetic
+from .decisions import Decisions, any_row, by_tile, decisions
+from .formats import U
+from .forward_budget import ForwardError
+from .gradient_budget import HEADROOM, GradientBudget
+from .logit_error import logit_error
+from .residual_error import ResidualError
+from .segment_sum import SegmentSum, Tail
+from .stages import EXP_UNDERFLOW
+from .terms import Terms
+
+
+class SegmentBudget(GradientBudget):
+    """Streams over the vocabulary. Segments that a call dropped count as dropped where they may be, and no others."""
+
+    def __init__(
+        self,
+        stream: Stream,
+        rows: Rows,
+        variant: Variant,
+        schedule: Schedule,
+        error: ForwardError,
+        arithmetic: Arithmetic,
+        by_stage: bool,
+        taken: Statistics | None,
+    ) -> None:
+        super().__init__(stream, rows, variant, schedule, error, arithmetic, by_stage)
+        self.tiles, self.forward_tiles = schedule.segments, schedule.forward
+        self.decided: Decisions = decisions(stream.problem, variant, schedule, taken)
+        self.is_given = taken is not None and taken.segments_e is not None and taken.segments_c is not None
+        self.eps = variant.threshold(torch.finfo(stream.problem.embeddings.dtype).eps)
+        self.given_back = self.decided.given_back(stream)
+        n, v, _ = stream.problem.shape
+        counts = (self.decided.words.sum(1), self.decided.rows.sum(1)) if self.is_given else ()
+        self.terms_e, self.terms_c = (int(x.max()) for x in counts) if counts else (v, n)
+        self.place = 0
+        self.embeddings = SegmentSum(
+            stream.embeddings, self.fmt, arithmetic, self.oracle, by_stage=by_stage, known_by=self._known_by
+        )
+        size = (1, stream.embeddings.shape[1])
+        self.pull, self.pull_size = stream.embeddings.new_zeros(size), stream.embeddings.new_zeros(size)
+
+    @property
+    def _known_by(self) -> str:
+        return "recompute_logits" if self.fmt.is_fp32 else "cast_residual"
+
+    def chunks(self, order: Tensor | None) -> Iterator[tuple[Tensor, Terms, Terms | None]]:
+        for part in self.stream.residuals(self.rows):
+            dg, count = self._residual_error(part), len(part.columns)
+            span = slice(self.place, self.place + count)
+            self.place += count
+            of_rows, of_words = self._segments(part, dg)
+            self._add_embeddings(part, dg, of_words, span)
+            dg = dg.apart()
+            d_bias = None if self.stream.problem.bias is None else self._bias_bound(part.residual, dg)
+            yield part.columns, self._classifier(part, dg, of_rows, span), d_bias
+
+    @property
+    def d_embeddings(self) -> Terms:
+        scale = self.scale
+        tail = None
+        if self.decided.share is not None:
+            tail = Tail(self.given_back[0], self.pull, self.pull_size, len(self.decided.share))
+        steps = -(-max(self.terms_e, 1) // self.tiles.block_v)
+        return self.embeddings.terms(tail, max(self.terms_e, 1), steps, scale / HEADROOM, scale).masked(
+            self.stream.valid
+        )
+
+    def _segments(self, part: ResidualChunk, dg: ResidualError) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """(surely, maybe) live: (N, tiles) rows of tiles, and (row blocks, n) columns."""
+        eps, block_v = self.eps, self.tiles.block_v
+        mass, error = (by_tile(x, block_v).sum(2) for x in (part.softmax, self._mass_error(part)))
+        is_target = part.columns == self.stream.targets
+        has_target = by_tile(is_target, block_v).any(2)
+        mass = torch.where(has_target, 1.0, mass)
+        error = torch.where(has_target, 0.0, error + mass * self._record_error(mass) + EXP_UNDERFLOW)
+        counts = self.size > 0
+        surely = ((mass - error > eps * (1 + 4 * U)) | ~mass.isfinite()) & counts
+        maybe = (~(mass + error <= eps * (1 - 4 * U))) & counts
+        g, away = part.residual + dg.known, dg.apart().own.total
+        low, high = self.threshold * (1 - 4 * U), self.threshold * (1 + 4 * U)
+        targets = is_target & (eps < 1) & counts
+        entries = (((g.abs() - away) > high) | ~g.isfinite() | targets) & counts
+        perhaps = (~((g.abs() + away) <= low) | targets) & counts
+        within = (x.repeat_interleave(block_v, 1)[:, : g.shape[1]] for x in (surely, maybe))
+        of_words = tuple(
+            any_row(x & inside, self.tiles.block_n) for x, inside in zip((entries, perhaps), within, strict=True)
+        )
+        self.live_c = (self.live_c[0] + int(surely.sum()), self.live_c[1] + int(maybe.sum()))
+        self.live_e = (self.live_e[0] + int(of_words[0].sum()), self.live_e[1] + int(of_words[1].sum()))
+        return (surely, maybe), (of_words[0], of_words[1])
+
+    def _mass_error(self, part: ResidualChunk) -> Tensor:
+        """(N, n) of the forward pass's probabilities."""
+        logit = logit_error(
+            self.stream, part.columns, part.raw, part.logits, self.forward_tiles, self.arithmetic, by_stage=False
+        )
+        return self.softmax_error(part, logit).largest
+
+    def _record_error(self, mass: Tensor) -> Tensor:
+        """(N, tiles), relative: the sum over a tile, its logarithm, the record, and what is subtracted of it again."""
+        log_mass = torch.where(mass > 0, torch.log(mass), 0.0).abs()
+        size = self.rows.maximum.abs() + log_mass + self.log_s
+        roundings = U * (self.tiles.block_v + 16 + 8 * size) + self.arithmetic.exponential(log_mass + self.log_s)
+        return torch.expm1(roundings)
+
+    def _kept(self, given: Tensor, live: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """(kept, in doubt): what was kept where it may be dropped, and all that may not."""
+        surely, maybe = live
+        if self.is_given:
+            return (given & maybe) | surely, torch.zeros_like(surely)
+        return maybe, maybe & ~surely
+
+    def _add_embeddings(
+        self, part: ResidualChunk, dg: ResidualError, live: tuple[Tensor, Tensor], span: slice
+    ) -> None:
+        kept, unsure = (
+            x.repeat_interleave(self.tiles.block_n, 0)[: len(self.size)]
+            for x in self._kept(self.decided.words[:, span], live)
+        )
+        cast, classifier = self._cast(part.residual, dg, self.scale, self.unsure_scale), self.stream.classifier(part.columns)
+        self.embeddings.add(part.residual, cast, classifier, kept, unsure)
+        if self.decided.share is not None:
+            share = self.decided.share[span][None, :]
+            self.pull = self.pull + torch.where((share != 0).T, classifier, 0.0).T.mv(share[0])[None]
+            self.pull_size = self.pull_size + (share @ torch.where((share != 0).T, classifier, 0.0).abs())
+
+    def _classifier(self, part: ResidualChunk, dg: ResidualError, live: tuple[Tensor, Tensor], span: slice) -> Terms:
+        """(n, D) the bound of dC in these columns."""
+        embeddings, block_v = self.stream.embeddings, self.tiles.block_v
+        first = span.start // block_v
+        given = self.decided.rows[first : first + live[0].shape[1]].T
+        kept, unsure = (
+            x.repeat_interleave(block_v, 1)[:, : len(part.columns)].T for x in self._kept(given, live)
+        )
+        top = torch.ones_like(self.scale[:1]) if self.fmt.is_fp32 else self._top()
+        scale = self.scale if self.fmt.is_fp32 else top.expand_as(self.scale)
+        cast = self._cast(part.residual, dg, scale, self.unsure_scale.any().expand_as(self.unsure_scale))
+        like = embeddings.new_zeros((len(part.columns), embeddings.shape[1]))
+        total = SegmentSum(
+            like, self.fmt, self.arithmetic, self.oracle, by_stage=self.by_stage, known_by=self._known_by
+        )
+        turned = ResidualError(cast.known.T, None, None, Terms(self.by_stage, {s: w.T for s, w in cast.own.items()}))
+        total.add(part.residual.T, turned, embeddings, kept, unsure)
+        tail = None
+        if self.decided.share is not None:
+            m = torch.where(self.given_back[1] != 0, self.given_back[1], 0.0)
+            share = self.decided.share[span][:, None]
+            tail = Tail(share, m.T @ embeddings, m.T.abs() @ embeddings.abs(), len(m))
+        steps = -(-max(self.terms_c, 1) // self.tiles.block_n)
+        return total.terms(tail, max(self.terms_c, 1), steps, top.clamp(min=1), top)
+
+    def _top(self) -> Tensor:
+        """(1, 1) the largest scale of a row."""
+        return torch.where(self.stream.valid, self.scale, 0.0).amax().reshape(1, 1)

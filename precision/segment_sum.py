@@ -1,0 +1,83 @@
+"""`SegmentSum`: the error bound of a gradient that is one product of what its owners keep, and of its tail."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from . import stages
+from .arithmetic import Arithmetic
+from .formats import Format
+from .residual_error import ResidualError
+from .stages import FP32_TINY, LARGEST_FP32, overflowing
+from .terms import Terms
+
+
+@dataclass(frozen=True, eq=False)
+class Tail:
+    """What is given back: m q, one a column, the other a row."""
+
+    m: Tensor
+    q: Tensor
+    size: Tensor  # of q, or of m where that is the sum, before anything cancelled
+    count: int  # what that is a sum of
+
+
+class SegmentSum:
+    """Takes in residuals and rows of the other operand, some at a time."""
+
+    def __init__(
+        self, like: Tensor, fmt: Format, arithmetic: Arithmetic, oracle: float, *, by_stage: bool, known_by: str
+    ) -> None:
+        """`known_by` is the stage that known roundings are put down to; `oracle` the error of float64, relatively."""
+        self.fmt, self.arithmetic, self.oracle, self.known_by = fmt, arithmetic, oracle, known_by
+        self.kappa: Terms | None = None
+        self.through = Terms(by_stage)  # what stages before the product contribute
+        self.total, self.absolute, self.known, self.alike, self.dropped, self.doubtful = (
+            torch.zeros_like(like) for _ in range(6)
+        )
+
+    def add(self, g: Tensor, dg: ResidualError, other: Tensor, kept: Tensor, unsure: Tensor) -> None:
+        """Residuals g (m, k), in the rows of the result, times rows of `other` (k, D); `kept` and `unsure` (m, k)."""
+        size = other.abs()
+        taken = torch.where(kept, g, 0.0)
+        self.total = self.total + taken @ other
+        self.dropped = self.dropped + (g - taken) @ other
+        known = torch.where(kept, dg.known, 0.0)
+        if bool(known.any()):
+            self.known = self.known + known @ other
+        if dg.alike is not None:
+            self.alike, self.kappa = self.alike + torch.where(kept, dg.alike, 0.0) @ other, dg.kappa
+        for stage, w in dg.own.masked(kept).items():
+            self.through.add(stage, w @ size)
+        middle = (taken + known).abs()
+        if bool(unsure.any()):
+            self.doubtful = self.doubtful + torch.where(unsure, middle + dg.apart().own.total, 0.0) @ size
+        self.absolute = self.absolute + middle @ size
+
+    def terms(
+        self, tail: Tail | None, terms: int, steps: int, tiny: Tensor | float, top: Tensor
+    ) -> Terms:
+        """The bound of the result, whose sums have at most `terms` terms in `steps` steps, underflow at `tiny` and
+        overflow at fp32's largest times `top`."""
+        found = Terms(self.through.by_stage).merge(self.through)
+        if self.kappa is not None:
+            found.merge(self.kappa.times(self.alike.abs()))
+        error = found.total + self.doubtful
+        absolute = self.absolute + error
+        product = stages.tile_product(absolute, absolute, terms, self.arithmetic, steps) + self.oracle * self.absolute
+        product = overflowing(absolute, product + (terms + 1) * FP32_TINY * tiny, LARGEST_FP32 * top)
+        found.add("tile_product", product).add(self.known_by, self.known.abs())
+        result, dropped = self.total, self.dropped
+        if tail is not None:
+            size = tail.m.abs() * tail.size
+            result, dropped = result + tail.m * tail.q, dropped - tail.m * tail.q
+            rounding = stages.add_tail(self.total.abs() + error + product, size, tail.count) + FP32_TINY * tiny
+            found.add("add_tail", overflowing(absolute + size, rounding, LARGEST_FP32 * top))
+        found.add("is_live", stages.is_live(dropped) + self.doubtful)
+        found.add("add_increment", torch.zeros_like(self.total))
+        reached = result.abs() + found.total + self.fmt.tiny
+        cast = stages.cast_output("fp32", reached, self.fmt)
+        return found.add("cast_output", overflowing(reached + cast, cast, self.fmt.largest))
