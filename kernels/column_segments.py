@@ -11,7 +11,6 @@ import triton.language as tl
 from .accumulate import HEADROOM, rescale
 from .backend import kernel
 from .backward import recompute_logits
-from .matrix import gather_rows
 from .products import cast_output
 from .residual import cast_residual, load_row_data, logit_gradient, softmax
 from .row_segments import segment_product
@@ -81,6 +80,7 @@ def column_segments_kernel(
     block,  # the first of this group
     first,  # its first chunk
     N,
+    V,
     D,
     ignore_index,
     TILES: tl.constexpr,
@@ -102,13 +102,14 @@ def column_segments_kernel(
     kept = tl.full((TILES.block_n,), 0.0, tl.float32)
     for k in range(chunk, end):
         kept += tl.load(Kept + k * TILES.block_n + here)
-    lost = tl.where(rows.valid, tl.maximum(1.0 - kept, 0.0), 0.0)
+    keeps_all = tl.load(Start + block + 1) - start == V
+    lost = tl.where(rows.valid & (keeps_all == 0), tl.maximum(1.0 - kept, 0.0), 0.0)
     tl.store(Lost + i, lost, mask=i < N)
     # An ignored row has g = 0, and 0 times a NaN in C is NaN.
     v = tl.where(rows.valid[:, None], v * HEADROOM, 0.0)
     j = d0 + tl.arange(0, PRODUCT.columns)
     if Pull is not None:
-        lost = lost * (rows.dloss + rows.dlse) * HEADROOM
+        lost = tl.where(lost > 0, lost * (rows.dloss + rows.dlse) * HEADROOM, 0.0)
         v = tl.where(rows.valid[:, None], add_tail(v, lost, tl.load(Pull + j, mask=j < D, other=0.0)), 0.0)
     v = rescale(v, rows.scale[:, None], tl.float32)
     offsets = i.to(tl.int64)[:, None] * D + j[None, :]

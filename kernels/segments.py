@@ -280,6 +280,7 @@ class _Segments:
                 block,
                 first,
                 self.n,
+                self.v,
                 self.d,
                 call.ignore_index,
                 TILES=tiles,

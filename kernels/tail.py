@@ -85,7 +85,8 @@ def pull_of_rows_kernel(E, Target, DLoss, DLse, Lost, Parts, N, D, words, ignore
         i = row0 + tl.arange(0, BLOCK)
         target = tl.load(Target.ptr + i.to(tl.int64) * Target.stride_row, mask=i < N, other=ignore_index)
         valid = (i < N) & (target != ignore_index)
-        m = tl.load(Lost + i, mask=valid, other=0.0) * (load_upstream(DLoss, i, valid) + load_upstream(DLse, i, valid))
+        lost = tl.load(Lost + i, mask=valid, other=0.0)
+        m = tl.where(lost > 0, lost * (load_upstream(DLoss, i, valid) + load_upstream(DLse, i, valid)), 0.0)
         e = tl.where((m != 0)[:, None], upcast(gather_rows(E, i, valid, d0, BLOCK)), 0.0)
         total += e * m[:, None]
     j = d0 + tl.arange(0, BLOCK)

@@ -83,9 +83,10 @@ def budget(
     """Bounds for `variant` under `schedule`.
 
     `taken` is what the call decided: its vocabulary order, the segments that it kept and what it gave back. Where it
-    says nothing, the oracle decides. The problem's rows are numbered as the kernel numbers them: which rows share a tile matters to the filter. The default
-    `arithmetic` holds for anyone's kernels, `arithmetic.own()` for ours in this process. `by_stage` costs a product of
-    matrices per stage and gradient.
+    says nothing, the oracle decides; a tail that the oracle gives back is not a call's to the last digit, so that
+    tail=rank1 wants to be told. The problem's rows are numbered as the kernel numbers them: which rows share a tile
+    matters to the filter. The default `arithmetic` holds for anyone's kernels, `arithmetic.own()` for ours in this
+    process. `by_stage` costs a product of matrices per stage and gradient.
     """
     order = order_of(problem, variant, taken)
     stream = Stream(problem, _chunk(problem, schedule, by_stage))

@@ -27,7 +27,8 @@ class Decisions:
     def given_back(self, stream: Stream) -> tuple[Tensor, Tensor]:
         """(N, 1) float64 each: what dE's tail and dC's give back to rows, in residuals."""
         upstream = torch.where(stream.valid, stream.d_loss + stream.d_lse, 0.0)
-        return self.lost_e[:, None] * upstream, self.lost_c[:, None] * upstream
+        lost_e, lost_c = self.lost_e[:, None], self.lost_c[:, None]
+        return torch.where(lost_e > 0, lost_e * upstream, 0.0), torch.where(lost_c > 0, lost_c * upstream, 0.0)
 
 
 def decisions(problem: Problem, variant: Variant, schedule: Schedule, taken: Statistics | None) -> Decisions:

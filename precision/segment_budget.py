@@ -124,14 +124,15 @@ class SegmentBudget(GradientBudget):
             return (given & maybe) | surely, torch.zeros_like(surely)
         return maybe, maybe & ~surely
 
-    def _add_embeddings(
-        self, part: ResidualChunk, dg: ResidualError, live: tuple[Tensor, Tensor], span: slice
-    ) -> None:
+    def _add_embeddings(self, part: ResidualChunk, dg: ResidualError, live: tuple[Tensor, Tensor], span: slice) -> None:
         kept, unsure = (
             x.repeat_interleave(self.tiles.block_n, 0)[: len(self.size)]
             for x in self._kept(self.decided.words[:, span], live)
         )
-        cast, classifier = self._cast(part.residual, dg, self.scale, self.unsure_scale), self.stream.classifier(part.columns)
+        cast, classifier = (
+            self._cast(part.residual, dg, self.scale, self.unsure_scale),
+            self.stream.classifier(part.columns),
+        )
         self.embeddings.add(part.residual, cast, classifier, kept, unsure)
         if self.decided.share is not None:
             share = self.decided.share[span][None, :]
@@ -143,9 +144,7 @@ class SegmentBudget(GradientBudget):
         embeddings, block_v = self.stream.embeddings, self.tiles.block_v
         first = span.start // block_v
         given = self.decided.rows[first : first + live[0].shape[1]].T
-        kept, unsure = (
-            x.repeat_interleave(block_v, 1)[:, : len(part.columns)].T for x in self._kept(given, live)
-        )
+        kept, unsure = (x.repeat_interleave(block_v, 1)[:, : len(part.columns)].T for x in self._kept(given, live))
         top = torch.ones_like(self.scale[:1]) if self.fmt.is_fp32 else self._top()
         scale = self.scale if self.fmt.is_fp32 else top.expand_as(self.scale)
         cast = self._cast(part.residual, dg, scale, self.unsure_scale.any().expand_as(self.unsure_scale))
@@ -157,7 +156,7 @@ class SegmentBudget(GradientBudget):
         total.add(part.residual.T, turned, embeddings, kept, unsure)
         tail = None
         if self.decided.share is not None:
-            m = torch.where(self.given_back[1] != 0, self.given_back[1], 0.0)
+            m = self.given_back[1]
             share = self.decided.share[span][:, None]
             tail = Tail(share, m.T @ embeddings, m.T.abs() @ embeddings.abs(), len(m))
         steps = -(-max(self.terms_c, 1) // self.tiles.block_n)

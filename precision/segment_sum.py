@@ -57,9 +57,7 @@ class SegmentSum:
             self.doubtful = self.doubtful + torch.where(unsure, middle + dg.apart().own.total, 0.0) @ size
         self.absolute = self.absolute + middle @ size
 
-    def terms(
-        self, tail: Tail | None, terms: int, steps: int, tiny: Tensor | float, top: Tensor
-    ) -> Terms:
+    def terms(self, tail: Tail | None, terms: int, steps: int, tiny: Tensor | float, top: Tensor) -> Terms:
         """The bound of the result, whose sums have at most `terms` terms in `steps` steps, underflow at `tiny` and
         overflow at fp32's largest times `top`."""
         found = Terms(self.through.by_stage).merge(self.through)

@@ -55,8 +55,24 @@ def unfiltered_in_c(variant: Variant) -> str | None:
     return "its dC is filtered" if variant.filter_c else None
 
 
+def by_segment(variant: Variant) -> str | None:
+    return None if variant.granularity == "segment" else "it does not filter segments"
+
+
+def by_tile(variant: Variant) -> str | None:
+    return None if variant.granularity == "tile" else "it does not filter whole tiles"
+
+
+def dropping(variant: Variant) -> str | None:
+    return None if variant.tail == "drop" else "it gives back what it drops"
+
+
+def by_segment_with_tail(variant: Variant) -> str | None:
+    return by_segment(variant) or (None if variant.tail == "rank1" else "it gives nothing back")
+
+
 def without_filter(variant: Variant) -> Variant:
-    return replace(variant, filter_e=False, filter_c=False, eps=None)
+    return replace(variant, filter_e=False, filter_c=False, eps=None, granularity="tile", tail="drop")
 
 
 def both(*conditions: Applies) -> Applies:

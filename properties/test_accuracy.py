@@ -19,7 +19,13 @@ from .strategies import specs
 ALL_SUMS = ("cce", "cce-no-sort", "cce-kahan", "cce-exact,accumulate=hilo", "cce-exact")
 
 
-@law(*ALL_SUMS, "cce-exact,target=indexed", examples=2)
+@law(
+    *ALL_SUMS,
+    "cce-exact,target=indexed",
+    "cce-segment,eps=2^-6",
+    "cce-segment,eps=2^-6,tail=drop",
+    examples=2,
+)
 def test_every_output_is_within_its_budget(trial: Trial) -> None:
     """|got - truth| <= budget for loss, lse, dE, dC and dbias, whatever the family and the options.
 

@@ -14,7 +14,7 @@ from ccelab.precision.forward_budget import forward_error
 from ccelab.precision.gradient_budget import GradientBudget
 from ccelab.reference.double import Stream
 
-from .conditions import by_mean_logit, by_mean_probability, filtered, filtered_in_e, without_filter
+from .conditions import both, by_mean_logit, by_mean_probability, dropping, filtered, filtered_in_e, without_filter
 from .law import Trial, law
 from .strategies import specs
 
@@ -46,12 +46,15 @@ def test_what_is_skipped_is_negligible_and_what_is_kept_is_not(trial: Trial) -> 
 
 @law("cce", "cce-kahan", needs=NEEDS, draw=specs(families=HARD, least=(2, 17, 2)), both_kinds=True)
 def test_every_tile_is_kept_or_skipped(trial: Trial) -> None:
-    """Kept and skipped tiles of an output add up to all tiles of the schedule."""
-    tiles, spec, stats = trial.case.schedule.backward, trial.spec, trial.outcome.stats
-    want = -(-spec.n // tiles.block_n) * -(-spec.v // tiles.block_v)
-    for kept, skipped in (
-        (stats.tiles_kept_e, stats.tiles_skipped_e),
-        (stats.tiles_kept_c, stats.tiles_skipped_c),
+    """Kept and skipped tiles of an output add up to all tiles of the schedule, or their columns and rows to all of
+    those."""
+    schedule, spec, stats = trial.case.schedule, trial.spec, trial.outcome.stats
+    segments = trial.variant.granularity == "segment"
+    tiles = schedule.segments if segments else schedule.backward
+    down, across = -(-spec.n // tiles.block_n), -(-spec.v // tiles.block_v)
+    for kept, skipped, want in (
+        (stats.tiles_kept_e, stats.tiles_skipped_e, down * (spec.v if segments else across)),
+        (stats.tiles_kept_c, stats.tiles_skipped_c, (spec.n if segments else down) * across),
     ):
         assert (kept or 0) + (skipped or 0) == want
 
@@ -75,7 +78,15 @@ def test_a_larger_eps_keeps_no_more(trial: Trial) -> None:
     assert kept == sorted(kept, reverse=True), f"kept {kept[1:]}"
 
 
-@law("cce", "cce-kahan", "cce-no-sort,accumulate=fp32", needs=NEEDS, when=filtered, draw=specs())
+@law(
+    "cce",
+    "cce-kahan",
+    "cce-no-sort,accumulate=fp32",
+    "cce-segment,tail=drop",
+    needs=NEEDS,
+    when=both(filtered, dropping),
+    draw=specs(),
+)
 def test_an_infinite_eps_drops_everything(trial: Trial) -> None:
     """eps = inf: no tile is kept, dE and dC are exactly 0, and dbias is as complete as ever."""
     outcome = trial.run(trial.made(replace(trial.variant, eps=math.inf)))
@@ -107,7 +118,7 @@ def test_dbias_is_never_filtered(trial: Trial) -> None:
     "cce",
     "cce-no-sort",
     needs=NEEDS,
-    when=filtered_in_e,
+    when=both(filtered_in_e, dropping),
     draw=specs(
         families=("gaussian", "flat", "zipf", "near_threshold"),
         reduction="none",
@@ -282,7 +293,9 @@ def test_the_order_is_one_and_sorts_mean_probabilities(trial: Trial) -> None:
     "cce",
     "cce-kahan-full-c",
     "cce-kahan-full-e",
+    "cce-segment,eps=2^-6,tail=drop",
     needs=NEEDS,
+    when=dropping,
     draw=specs(families=HARD, least=(2, 33, 2)),
     examples=0.6,
     both_kinds=True,
@@ -296,7 +309,7 @@ def test_what_is_dropped_is_bounded_by_eps(trial: Trial) -> None:
     off = trial.made(without_filter(trial.variant))
     one, other = trial.outcome, trial.run(off)
     stream = Stream(case.problem())
-    eps = torch.finfo(case.input.dtype).eps / 32
+    eps = trial.variant.threshold(torch.finfo(case.input.dtype).eps)
     size = stream.d_loss.abs() + stream.d_lse.abs()
     a = budget(case.problem(), without_filter(trial.variant), case.schedule, taken=one.stats).bound
     slack_e, slack_c = 2 * a.d_embeddings, 2 * a.d_classifier

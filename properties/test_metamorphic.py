@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from hypothesis import assume
 
-from .conditions import filtered_somewhere, in_order, without_filter
+from .conditions import both, by_tile, filtered_somewhere, in_order, without_filter
 from .law import Trial, law
 from .promises import EXACT
 from .strategies import specs
@@ -126,7 +126,7 @@ def test_all_ignored_is_nothing(trial: Trial) -> None:
     "cce",
     "cce-kahan",
     needs=["filter", *EXACT],
-    when=filtered_somewhere,
+    when=both(filtered_somewhere, by_tile),
     draw=specs(families=("near_threshold", "peaked"), least=(2, 33, 2)),
     both_kinds=True,
 )

@@ -83,9 +83,7 @@ def test_emulation_and_attribution(
     benchmark: BenchmarkFixture, problem: Problem, truth: Solution, schedule: Schedule
 ) -> None:
     got, stats = run(problem, VARIANT, schedule)
-    found = pedantic(
-        benchmark, attribute, (problem, truth, got, VARIANT, schedule, own_machine(), stats), rounds=3
-    )
+    found = pedantic(benchmark, attribute, (problem, truth, got, VARIANT, schedule, own_machine(), stats), rounds=3)
     assert {"d_embeddings", "d_classifier"} <= found.keys()
 
 

@@ -61,7 +61,7 @@ def test_the_stages_sum_to_the_bound(variant: str, dtype: torch.dtype) -> None:
                 assert float(stages[name][stage].norm()) == pytest.approx(norm, rel=1e-12), stage
 
 
-@pytest.mark.parametrize("variant", ["cce-kahan", "cce-exact", "cce,target=indexed"])
+@pytest.mark.parametrize("variant", ["cce-kahan", "cce-exact", "cce,target=indexed", "cce-segment"])
 def test_stages_stand_where_their_option_does(variant: str) -> None:
     case = peaked(variant=variant, **OPTIONS)
     _, stages, _ = by_output(case)
@@ -71,7 +71,7 @@ def test_stages_stand_where_their_option_does(variant: str) -> None:
     _, stages, _ = by_output(plain)
     present = {stage for terms in stages.values() for stage in terms}
     absent = {"add_bias", "soft_cap", "soft_cap_slope", "indexed_dot", "reduce_losses", "is_live", "sum_bias"}
-    assert present == set(STAGES) - absent - {"cast_increment"}
+    assert present == set(STAGES) - absent - {"cast_increment", "add_tail"}
 
 
 def test_the_largest_terms_come_first() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import FrozenInstanceError, asdict
+from dataclasses import FrozenInstanceError, asdict, replace
 from itertools import product
 from typing import Any
 
@@ -24,11 +24,12 @@ def test_presets_are_the_rows_of_the_design() -> None:
         "cce-kahan-full-e": (False, True, "mean_logit", "kahan"),
         "cce-exact": (False, False, "none", "fp32"),
     }
-    want = {
-        name: {**dict(zip(fields, row, strict=True)), "eps": None, "target": "fused"} for name, row in table.items()
-    }
+    plain = {"eps": None, "target": "fused", "granularity": "tile", "tail": "drop"}
+    want = {name: {**dict(zip(fields, row, strict=True)), **plain} for name, row in table.items()}
+    segments = dict(zip(fields, (True, True, "none", "fp32"), strict=True))
+    want["cce-segment"] = {**segments, **plain, "eps": 2.0**-14, "granularity": "segment", "tail": "rank1"}
     assert {name: asdict(variant) for name, variant in PRESETS.items()} == want
-    assert list(PRESETS) == list(table)
+    assert list(PRESETS) == [*table, "cce-segment"]
 
 
 def test_every_is_every_legal_combination_once() -> None:
@@ -39,11 +40,13 @@ def test_every_is_every_legal_combination_once() -> None:
         ("storage", "kahan", "hilo", "fp32"),
         ("fused", "indexed"),
     )
-    found = {(v.filter_e, v.filter_c, v.order, v.accumulate, v.target) for v in every()}
-    assert found == set(product(*axes))
-    assert len(every()) == len(set(every())) == len(found)
+    found = [(v.filter_e, v.filter_c, v.order, v.accumulate, v.target, v.granularity, v.tail) for v in every()]
+    tiles = {(*choice, "tile", "drop") for choice in product(*axes)}
+    segments = set(product((True,), (True,), ("none",), ("fp32",), axes[-1], ("segment",), ("drop", "rank1")))
+    assert set(found) == tiles | segments
+    assert len(found) == len(set(every())) == len(tiles) + len(segments)
     assert all(v.eps is None for v in every())
-    assert set(PRESETS.values()) <= set(every())
+    assert {replace(v, eps=None) for v in PRESETS.values()} <= set(every())
 
 
 def test_a_printed_variant_reads_back() -> None:

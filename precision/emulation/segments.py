@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ccelab.kernels import Statistics
 from ccelab.kernels.segments import BLOCK, PARTS
-from ccelab.reference.double import Stream
 
 from ..decisions import decisions
 from .gradients import Gradients
@@ -26,8 +25,6 @@ class SegmentGradients(Gradients):
     def __init__(self, setup: Setup, backward: Backward, runs: Sequence[Modes], taken: Statistics | None) -> None:
         super().__init__(setup, backward, runs)
         self.decided = decisions(setup.problem, setup.variant, setup.schedule, taken)
-        stream = Stream(setup.problem)
-        self.upstream = torch.where(stream.valid, stream.d_loss + stream.d_lse, 0.0)[:, 0]
         self.memo: dict[Any, Tensor] = {}
         self.part: Residuals | None = None
 
@@ -74,11 +71,12 @@ class SegmentGradients(Gradients):
         if name == "e":
             up = self.backward.upstream(self._before_tail(modes))
             lost = torch.nn.functional.pad(self.decided.lost_e, (0, len(v) - self.setup.n)).to(dtype)[:, None]
-            m = lost * (up.d_loss.to(dtype) + up.d_lse.to(dtype)) * HEADROOM
+            m = torch.where(lost > 0, lost * (up.d_loss.to(dtype) + up.d_lse.to(dtype)) * HEADROOM, 0.0)
             q = self._pull(self.setup.problem.classifier.detach().to(dtype), share)
             return torch.where(self.backward.rows.valid, v + m * q[None, :], 0.0)
         d_loss, d_lse = (x[: self.setup.n, 0].to(dtype) for x in self.backward.gradients)
-        m = self.decided.lost_c.to(dtype) * (d_loss + d_lse)
+        lost = self.decided.lost_c.to(dtype)
+        m = torch.where(lost > 0, lost * (d_loss + d_lse), 0.0)
         q = self._pull(self.backward.rows.embeddings[: self.setup.n].to(dtype), m)
         share = torch.nn.functional.pad(share, (0, len(v) - self.setup.v))
         return v + share[:, None] * q[None, :]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import accumulation, backward, filtering, forward, launching, residual, rounding
+from . import accumulation, backward, filtering, forward, launching, residual, rounding, segments
 
 MUTANTS = (
     *forward.MUTANTS,
@@ -12,4 +12,5 @@ MUTANTS = (
     *accumulation.MUTANTS,
     *rounding.MUTANTS,
     *launching.MUTANTS,
+    *segments.MUTANTS,
 )

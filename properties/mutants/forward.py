@@ -153,8 +153,8 @@ MUTANTS = (
         "finite_problems_have_finite_answers",
         "cce-exact",
         "logsumexp:fold_tile",
-        "return top, s * exp(m - shift) + tl.sum(exponentials(z, shift), 1)",
-        "return tl.zeros_like(m), s + tl.sum(exp(z), 1)",
+        "return top, s * exp(m - shift) + part, part",
+        "return tl.zeros_like(m), s + tl.sum(exp(z), 1), part",
     ),
     Mutant(
         "splits are joined without their maxima",

@@ -1,0 +1,136 @@
+"""Bugs of granularity=segment: of what is kept, of the products of it, and of the tail."""
+
+from __future__ import annotations
+
+from ..mutation import Mutant
+
+VARIANT = "cce-segment,eps=2^-6"
+DROP = "cce-segment,eps=2^-6,tail=drop"
+LIVE_ROWS = "row_segments:live_rows_kernel"
+WITHIN = "every_output_is_within_its_budget"
+LOST = "what_rows_lose_is_what_was_dropped"
+NEGLIGIBLE = "segments_that_are_dropped_are_negligible"
+CONSERVED = "a_tail_conserves_rows"
+SPREAD = "a_tail_is_spread_as_sampled_rows_lose"
+
+MUTANTS = (
+    Mutant(
+        "the forward pass records the running sum",
+        NEGLIGIBLE,
+        VARIANT,
+        "logsumexp:visit_tile",
+        "record_mass(m, part)",
+        "record_mass(m, s)",
+    ),
+    Mutant(
+        "the record forgets the maximum",
+        LOST,
+        DROP,
+        "logsumexp:record_mass",
+        "finite_or_zero(m) + tl.log(part)",
+        "tl.log(part)",
+    ),
+    Mutant("what rows keep counts as lost", LOST, VARIANT, LIVE_ROWS, "(live == 0)", "live"),
+    Mutant(
+        "a row of segments is kept 64 times too seldom",
+        NEGLIGIBLE,
+        VARIANT,
+        LIVE_ROWS,
+        "rows.size[None, :], eps)",
+        "rows.size[None, :], 64 * eps)",
+    ),
+    Mutant(
+        "a target's segment may be dropped",
+        NEGLIGIBLE,
+        VARIANT,
+        LIVE_ROWS,
+        "tl.where(tile[:, None] == (rows.target // BLOCK_V)[None, :], 1.0, mass)",
+        "mass",
+    ),
+    Mutant(
+        "a target's word may be dropped",
+        NEGLIGIBLE,
+        "cce-segment,eps=2^-2",
+        "row_segments:row_residuals_kernel",
+        " | ((cols[None, :] == rows.target[:, None]) & (eps < 1))",
+        "",
+    ),
+    Mutant(
+        "words are marked for the first block of rows",
+        NEGLIGIBLE,
+        VARIANT,
+        "row_segments:mark_words_kernel",
+        "(i // TILES.block_n)",
+        "(i // TILES.block_n * 0)",
+    ),
+    Mutant(
+        "words of the last rows of a chunk are not marked",
+        NEGLIGIBLE,
+        DROP,
+        "row_segments:mark_words_kernel",
+        "(place < count)[:, None]",
+        "(place < count - 1)[:, None]",
+    ),
+    Mutant(
+        "the last member of an owner is forgotten",
+        WITHIN,
+        VARIANT,
+        "segments:_Lists",
+        "torch.clamp(count[of_chunk] - place, max=size)",
+        "torch.clamp(count[of_chunk] - place - 1, max=size)",
+    ),
+    Mutant(
+        "a chunk's sum is not carried on",
+        WITHIN,
+        VARIANT,
+        "row_segments:segment_product",
+        "v = dot(g, m, v)",
+        "v = dot(g, m, v * 0)",
+    ),
+    Mutant(
+        "a later chunk takes the residuals of the first",
+        WITHIN,
+        DROP,
+        "row_segments:segment_product",
+        "first + k0 // CHUNK",
+        "first",
+    ),
+    Mutant(
+        "dC stays at the scale of its residuals",
+        WITHIN,
+        VARIANT,
+        "row_segments:row_segments_kernel",
+        "v = v * tl.load(Top)",
+        "v = v * 1.0",
+    ),
+    Mutant(
+        "the headroom of dE is forgotten", WITHIN, DROP, "column_segments:column_segments_kernel", "v * HEADROOM", "v"
+    ),
+    Mutant(
+        "dC's tail forgets upstream gradients",
+        WITHIN,
+        VARIANT,
+        "tail:pull_of_rows_kernel",
+        "lost * (load_upstream(DLoss, i, valid) + load_upstream(DLse, i, valid))",
+        "lost",
+    ),
+    Mutant("a tail is given back twice", CONSERVED, VARIANT, "tail:add_tail", "return v + m", "return v + 2.0 * m"),
+    Mutant("a tail is taken once more", CONSERVED, VARIANT, "tail:add_tail", "return v + m", "return v - m"),
+    Mutant(
+        "a tail pulls towards all words alike",
+        CONSERVED,
+        VARIANT,
+        "tail:pull_of_words_kernel",
+        "total += c * q[:, None]",
+        "total += c",
+    ),
+    Mutant(
+        "a tail is spread over what is kept",
+        SPREAD,
+        VARIANT,
+        "tail:tail_share_kernel",
+        "(live == 0)",
+        "(live != 0)",
+    ),
+    Mutant("a tail's share is not one", SPREAD, VARIANT, "segments:_Segments", "share / total", "share"),
+)

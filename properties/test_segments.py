@@ -1,0 +1,156 @@
+"""Laws of granularity=segment and of its tail: what rows lose is known, spread as the sample loses it, given back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ccelab.kernels.sampling import sample_rows
+from ccelab.precision.budget import budget
+from ccelab.precision.decisions import decisions
+from ccelab.precision.forward_budget import forward_error
+from ccelab.precision.gradient_budget import GradientBudget
+from ccelab.reference.double import Stream
+
+from .conditions import by_segment, by_segment_with_tail, without_filter
+from .law import Trial, law
+from .strategies import specs
+
+NEEDS = ["filter", "schedule"]
+HARD = ("peaked", "near_threshold", "zipf", "dominant")
+"""Families whose segments are some kept and some skipped."""
+
+
+def _probabilities(trial: Trial) -> tuple[Tensor, Tensor]:
+    """(N, V) exact softmax, 0 at ignored rows, and how far a computed one may be from it."""
+    problem, schedule = trial.case.problem(), trial.case.schedule
+    stream = Stream(problem)
+    rows = stream.rows()
+    error = forward_error(stream, rows, trial.variant, schedule, trial.arithmetic, by_stage=False)
+    gradients = GradientBudget(stream, rows, trial.variant, schedule, error, trial.arithmetic, by_stage=False)
+    (part,) = stream.residuals(rows)
+    moved = gradients.softmax_error(part, gradients.logit_error(part)).largest
+    return tuple(torch.where(stream.valid, x, 0.0) for x in (part.softmax, moved))  # type: ignore[return-value]
+
+
+def _dropped(trial: Trial) -> tuple[Tensor, Tensor]:
+    """(N, V) bool: what dE and what dC dropped, by the call's own word."""
+    stats, (n, v, _) = trial.outcome.stats, trial.case.problem().shape
+    tiles = trial.case.schedule.segments
+    assert stats.segments_e is not None
+    assert stats.segments_c is not None
+    of_words = stats.segments_e.repeat_interleave(tiles.block_n, 0)[:n] == 0
+    of_rows = stats.segments_c.T.repeat_interleave(tiles.block_v, 1)[:, :v] == 0
+    return of_words, of_rows
+
+
+@law(
+    "cce-segment,eps=2^-6",
+    "cce-segment,eps=2^-6,tail=drop",
+    needs=NEEDS,
+    when=by_segment,
+    draw=specs(families=HARD, ignored=3, softcap=None, least=(17, 65, 17)),
+    both_kinds=True,
+)
+def test_what_rows_lose_is_what_was_dropped(trial: Trial) -> None:
+    """The mass that a call reports is the exact probability in the segments that it dropped, row by row.
+
+    Tolerance: the errors of the softmax in a row, and roundings of its sum, its logarithm and what is subtracted of it.
+    Source: definition.
+    """
+    p, moved = _probabilities(trial)
+    logits = trial.case.problem()
+    stream = Stream(logits)
+    size = stream.rows().maximum.abs()[:, 0] + 32
+    slack = moved.sum(1) + (p.shape[1] + 8 * size) * 2.0**-22
+    stats = trial.outcome.stats
+    for name, mass, dropped in zip(
+        ("dE", "dC"), (stats.filtered_mass_e, stats.filtered_mass_c), _dropped(trial), strict=True
+    ):
+        assert mass is not None
+        trial.bounded(f"lost of {name}", mass, torch.where(dropped, p, 0.0).sum(1), slack)
+
+
+@law(
+    "cce-segment,eps=2^-6",
+    needs=NEEDS,
+    when=by_segment_with_tail,
+    draw=specs(families=HARD, softcap=None, least=(17, 65, 17)),
+    both_kinds=True,
+)
+def test_a_tail_is_spread_as_sampled_rows_lose(trial: Trial) -> None:
+    """`stats.tail_share` is the probability that the sampled rows drop, word by word, over all that they drop.
+
+    Tolerance: errors of the softmax, and a rounding per sampled row, word and segment. Source: definition of the tail.
+    """
+    share = trial.outcome.stats.tail_share
+    assert share is not None
+    assert bool((share >= 0).all())
+    p, moved = _probabilities(trial)
+    problem = trial.case.problem()
+    sample = sample_rows(problem.targets, problem.ignore_index)
+    lost = torch.where(_dropped(trial)[1], p, 0.0)[sample]
+    total, off = lost.sum(), moved[sample].sum() + lost.sum() * (lost.numel() + 64) * 2.0**-22
+    if float(total) <= float(2 * off):
+        return  # all of it may be rounding
+    want = lost.sum(0) / total
+    slack = (moved[sample].sum(0) + len(sample) * 2.0**-22 * lost.sum(0) + want * off) / (total - off)
+    trial.bounded("share", share, want, slack)
+
+
+@law(
+    "cce-segment,eps=2^-4",
+    "cce-segment,eps=2^-6",
+    needs=NEEDS,
+    when=by_segment_with_tail,
+    draw=specs(families=HARD, reduction="none", upstream="ones", lse=False, softcap=None, least=(17, 65, 17)),
+    both_kinds=True,
+)
+def test_a_tail_conserves_rows(trial: Trial) -> None:
+    """If C[:, 0] is 1 everywhere, dE[:, 0] is 0 as it is without a filter: rows of residuals sum to nothing.
+
+    Slack: the budget of the unfiltered dE, and roundings of what a row lost and of the tail's sum over the vocabulary.
+    Source: conservation.
+    """
+    weight = trial.case.linear_weight.clone()
+    weight[:, 0] = 1.0
+    case = replace(trial.case, linear_weight=weight)
+    outcome = trial.run(case)
+    if outcome.stats.tail_share is None or not bool(outcome.stats.tail_share.any()):
+        return  # sampled rows lose nothing
+    limit = budget(case.problem(), without_filter(trial.variant), case.schedule)
+    got = outcome["d_embeddings"][:, 0].double()
+    mass = outcome.stats.filtered_mass_e
+    assert mass is not None
+    slack = limit.bound.d_embeddings[:, 0] + (trial.spec.v + trial.spec.n) * 2.0**-21 * (1 + mass.double())
+    trial.bounded("dE[:, 0]", got, torch.zeros_like(got), slack)
+
+
+@law(
+    "cce-segment,eps=2^-6",
+    "cce-segment,eps=2^-6,tail=drop",
+    "cce-segment,eps=2^-2",
+    needs=NEEDS,
+    when=by_segment,
+    draw=specs(families=HARD, least=(17, 65, 17)),
+    both_kinds=True,
+)
+def test_segments_that_are_dropped_are_negligible(trial: Trial) -> None:
+    """No segment that is dropped has an entry above eps times its row's upstream scale, nor a target.
+
+    Tolerance: entries that the computed residual's error may carry across eps, as the budget's own decisions have it: a
+    call's are among them. Source: Wijmans et al., section 4.3, for segments.
+    """
+    stats, case = trial.outcome.stats, trial.case
+    limit = budget(case.problem(), trial.variant, case.schedule, taken=stats, arithmetic=trial.arithmetic)
+    assert limit.miscounted(stats) is None, limit.miscounted(stats)
+    problem = case.problem()
+    own = decisions(problem, trial.variant, case.schedule, stats)
+    rows = torch.arange(len(problem.targets), device=problem.targets.device)[problem.valid]
+    target = problem.targets[problem.valid]
+    counts = torch.stack([x.abs() for x in problem.upstream()]).sum(0)[problem.valid] > 0
+    tiles = case.schedule.segments
+    assert bool(own.rows[target // tiles.block_v, rows][counts].all())
+    assert bool(own.words[rows // tiles.block_n, target][counts].all())
