@@ -59,8 +59,19 @@ def host_stage(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 SIZES = (
-    *("N", "V", "D", "samples", "ignore_index", "tiles_per_split", "splits", "target_splits"),
-    *("first", "tile", "block", "tiles", "row_blocks", "words", "width"),
+    *(
+        "N",
+        "V",
+        "D",
+        "samples",
+        "ignore_index",
+        "tiles_per_split",
+        "whole_splits",
+        "blocks_of_last_split",
+        "splits",
+        "target_splits",
+    ),
+    *("first", "tile", "block", "tiles", "row_blocks", "blocks", "words", "width"),
 )
 """Kernel arguments that Triton must not compile anew for where they are 1 or a multiple of 16.
 

@@ -115,8 +115,6 @@ def residual_kernel(
     g = logit_gradient(p, raw, rows, cols, col_mask, V, softcap)
     if Out.bias is not None:
         tl.store(Out.bias + block.to(tl.int64) * Out.width + place, tl.sum(g * rows.scale[:, None], 0))
-    scale = block_scale(rows, DTYPE)
-    tl.store(Out.scale + block, scale, mask=tile == 0)
     live = is_tile_live(g, rows, eps, FILTER)
     if Out.live is not None:
         tl.store(Out.live + block * tiles + tile, live.to(tl.int32))
@@ -125,21 +123,39 @@ def residual_kernel(
         if Out.for_e is not None:
             tl.store(Out.for_e + offsets, cast_residual(g, DTYPE), mask=row_mask[:, None])
         if Out.for_c is not None:
-            relative = rows.scale if DTYPE == tl.float32 else relative_scale(rows.scale, scale)  # noqa: SIM300
+            relative = rows.scale
+            if DTYPE != tl.float32:  # noqa: SIM300
+                relative = relative_scale(rows.scale, tl.load(Out.scale + block))
             tl.store(Out.for_c + offsets, cast_residual(g * relative[:, None], DTYPE), mask=row_mask[:, None])
     if Out.mass is not None:
         dead = tl.sum(tl.where(rows.valid[:, None] & col_mask[None, :], p, 0.0), 1)
         tl.store(Out.mass + tile * N + i, dead, mask=row_mask & (live == 0))
 
 
-@device_function
-def block_scale(rows, DTYPE: tl.constexpr):
-    """The rows of a tile of dC add up, so they share one scale: the largest among them. fp32 needs none, and would lose
-    rows that are 2^126 below another."""
+@kernel
+def block_scale_kernel(
+    Target,
+    RowMax,
+    LogSum,
+    DLoss,
+    DLse,
+    Scale,  # (programs,) fp32
+    blocks,
+    N,
+    ignore_index,
+    DTYPE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """The rows of an increment of dC add up, so they share one scale: the largest among them; one program per so many
+    blocks of rows. fp32 needs none, and would lose rows that are 2^126 below another."""
+    top = tl.full((), 0.0, tl.float32)
+    for block in range(tl.program_id(0) * blocks, (tl.program_id(0) + 1) * blocks):
+        i = block * BLOCK + tl.arange(0, BLOCK)
+        rows = load_row_data(Target, RowMax, LogSum, DLoss, DLse, i, N, ignore_index)
+        top = tl.maximum(top, tl.max(tl.where(rows.valid, rows.scale, 0.0), 0))
     if DTYPE == tl.float32:  # noqa: SIM300 - a dtype compared with a constexpr on its right is never equal
-        return tl.full((), 1.0, tl.float32)
-    else:
-        return tl.max(tl.where(rows.valid, rows.scale, 0.0), 0)
+        top = tl.full((), 1.0, tl.float32)
+    tl.store(Scale + tl.program_id(0), top)
 
 
 @device_function

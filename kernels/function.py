@@ -34,8 +34,7 @@ class _TokenLoss(torch.autograd.Function):
         even: bool,
     ) -> tuple[Tensor, Tensor]:
         call = launch.Call(embeddings, classifier, bias, targets, ignore_index, softcap, variant, schedule)
-        records = variant.granularity == "segment" and any(ctx.needs_input_grad[:2])
-        log_mass = launch.empty_log_mass(call) if records else None
+        log_mass = launch.room_for_record(call) if any(ctx.needs_input_grad[:2]) else None
         loss, lse, row_max, log_sum = launch.forward(call, log_mass)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(embeddings, classifier, bias, targets, row_max, log_sum, log_mass)

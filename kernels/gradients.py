@@ -12,19 +12,16 @@ from torch import Tensor
 
 from .accumulate import Accumulator
 from .backend import TL_DTYPES
-from .backward import Residuals, residual_kernel
+from .backward import Residuals, block_scale_kernel, residual_kernel
 from .launch import Call, matrix, operand, options, vector
 from .ordering import mean_logit_order, mean_prob_order
 from .products import Kept, bias_kernel, classifier_kernel, embeddings_kernel, finish_embeddings_kernel
 from .sampling import sample_rows
+from .schedule import GROUP_BYTES
 from .segments import segment_gradients
 from .statistics import Statistics
 from .upstream import Upstream
 from .variant import Variant
-
-GROUP_BYTES = 2**27
-"""Memory for the residuals of one group, and for its words where they are gathered. At N=8192 in bf16 that is 8192
-words: 32 groups at V=256000."""
 
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 
@@ -87,6 +84,11 @@ class _Backward:
         self.order = _vocabulary_order(call, row_max, log_sum)
         self.bias, self.target = vector(call.bias), vector(call.targets)
         self.rows = (self.target, row_max, log_sum, vector(upstream.dloss), vector(upstream.dlse))
+        self.merged = {
+            name: call.schedule.merged(self.variant.accumulate, is_filtered=getattr(self.variant, f"filter_{name}"))
+            for name in "ec"
+        }
+        self.scale = self._scales()
         self.kept = {"e": 0, "c": 0}
         self.mass = {"e": torch.zeros(self.n, device=row_max.device), "c": torch.zeros(self.n, device=row_max.device)}
 
@@ -123,6 +125,8 @@ class _Backward:
         widest = max(self.n * copies, self.d if sorts else 0)
         fits = GROUP_BYTES // (block * widest * self.call.embeddings.element_size())
         step = self.call.schedule.group or max(1, fits)
+        if self.want_e and self.merged["e"] > 1:
+            step = self.merged["e"]  # an increment of dE a group
         tiles = triton.cdiv(self.v, block)
         for first in range(0, tiles, step):
             words = slice(first * block, min((first + step) * block, self.v))
@@ -144,7 +148,7 @@ class _Backward:
         out = Residuals(
             for_e=buffer(self.want_e or (self.shared and self.want_c), self.n, width, dtype=self.dtype),
             for_c=buffer(self.want_c and not self.shared, self.n, width, dtype=self.dtype),
-            scale=torch.empty(self.row_blocks, device=device),
+            scale=self.scale,
             bias=buffer(self.want_bias, self.row_blocks, width),
             live=buffer(any(filters), self.row_blocks, group.tiles, dtype=torch.int32),
             mass=torch.zeros((group.tiles, self.n), device=device) if any(filters) and stats is not None else None,
@@ -178,6 +182,21 @@ class _Backward:
         )
         return out
 
+    def _scales(self) -> Tensor:
+        """(row blocks,) fp32: powers of two that residuals of dC are divided by, one for all blocks of an increment."""
+        merged = self.merged["c"]
+        scale = torch.empty(triton.cdiv(self.row_blocks, merged), device=self.call.embeddings.device)
+        block_scale_kernel[(len(scale),)](
+            *self.rows,
+            scale,
+            merged,
+            self.n,
+            self.call.ignore_index,
+            DTYPE=TL_DTYPES[self.dtype],
+            BLOCK=self.tiles.block_n,
+        )
+        return scale.repeat_interleave(merged)[: self.row_blocks]
+
     def _kept(self, found: Residuals, tiles: int, name: str) -> Kept:
         """The tiles of a group that gradient `name` takes in, for every block of its rows; counted where asked for."""
         if not getattr(self.variant, f"filter_{name}") or found.live is None:
@@ -206,7 +225,7 @@ class _Backward:
             self.n,
             self.d,
             self.call.ignore_index,
-            **self._compiled(rows),
+            **self._compiled(rows, "e"),
             G_DESCRIPTOR=g_descriptor,
             C_DESCRIPTOR=c_descriptor,
         )
@@ -228,7 +247,7 @@ class _Backward:
             self.n,
             self.v,
             self.d,
-            **self._compiled(rows),
+            **self._compiled(rows, "c"),
             G_DESCRIPTOR=g_descriptor,
             E_DESCRIPTOR=e_descriptor,
         )
@@ -272,8 +291,9 @@ class _Backward:
         assert x is not None
         return operand(x, block, self.call.schedule)
 
-    def _compiled(self, rows: int) -> dict[str, Any]:
+    def _compiled(self, rows: int, name: str) -> dict[str, Any]:
         return {
+            "MERGED": self.merged[name],
             "VARIANT": self.variant.flags("accumulate"),
             "DTYPE": TL_DTYPES[self.dtype],
             "TILES": self.tiles,

@@ -45,8 +45,10 @@ def forward(call: Call, log_mass: Tensor | None = None) -> tuple[Tensor, Tensor,
     return combine(call, forward_partial(call, log_mass))
 
 
-def empty_log_mass(call: Call) -> Tensor:
-    """Room for what the forward pass records for `granularity=segment`: (tiles, N) fp32."""
+def room_for_record(call: Call) -> Tensor | None:
+    """(tiles, N) fp32 for what the forward pass records for granularity=segment; None for others."""
+    if call.variant.granularity == "tile":
+        return None
     n, v, _ = call.shape
     tiles = triton.cdiv(v, call.schedule.forward.block_v)
     return torch.empty((tiles, n), dtype=torch.float32, device=call.embeddings.device)
@@ -60,8 +62,8 @@ def forward_partial(call: Call, log_mass: Tensor | None = None) -> Partial:
     n, v, d = call.shape
     tiles, flags = call.schedule.forward, call.variant.flags("target")
     blocks = triton.cdiv(v, tiles.block_v)
-    per_split = triton.cdiv(blocks, call.schedule.splits)
-    splits = triton.cdiv(blocks, per_split)
+    per_split = call.schedule.tiles_per_split(n, v)
+    splits, whole = triton.cdiv(blocks, per_split), blocks // per_split
     device = call.embeddings.device
     fused = flags.target == "fused"
     partial = Partial(
@@ -75,7 +77,9 @@ def forward_partial(call: Call, log_mass: Tensor | None = None) -> Partial:
     c, c_descriptor = operand(call.classifier, (tiles.block_v, tiles.block_d), call.schedule)
     bias, target = vector(call.bias), vector(call.targets)
     row_blocks = triton.cdiv(n, tiles.block_n)
-    logsumexp_kernel[(row_blocks * splits,)](
+    of_last = call.schedule.blocks_of_last_split(n, v)
+    programs = row_blocks * whole + (triton.cdiv(row_blocks, of_last) if splits > whole else 0)
+    logsumexp_kernel[(programs,)](
         e,
         c,
         bias,
@@ -89,6 +93,8 @@ def forward_partial(call: Call, log_mass: Tensor | None = None) -> Partial:
         v,
         d,
         per_split,
+        whole,
+        of_last,
         VARIANT=flags,
         TILES=tiles,
         E_DESCRIPTOR=e_descriptor,

@@ -49,6 +49,7 @@ def kept_tile(List, owner, k, tiles):
 
 @stage
 def tile_product(
+    v,
     G,
     M,
     k0,
@@ -63,12 +64,12 @@ def tile_product(
     M_DESCRIPTOR: tl.constexpr,
     out_end,
 ):
-    """An increment: (ROWS, PRODUCT.columns) fp32 product of a tile of residuals, or of its transpose, and K rows of M.
+    """(ROWS, PRODUCT.columns) fp32: v plus the product of a tile of residuals, or of its transpose, and K rows of M, in
+    the tensor core's own sum.
 
     Along K from k0 on, which is a column of G and a row of M, or, TRANSPOSED, a row of both; out0 is the tile's first
     row of the result and d0 its first column. Past `k_end`, and in rows of the result past `out_end`, are zeros."""
     STEP: tl.constexpr = K if WHOLE or PRODUCT.depth > K else PRODUCT.depth
-    v = tl.full((ROWS, PRODUCT.columns), 0.0, tl.float32)
     out = out0 + tl.arange(0, ROWS)
     for step in range(0, K, STEP):
         k = k0 + step + tl.arange(0, STEP)
@@ -96,6 +97,7 @@ def embeddings_kernel(
     DTYPE: tl.constexpr,
     TILES: tl.constexpr,
     ROWS: tl.constexpr,
+    MERGED: tl.constexpr,  # tiles of an increment: 1, or the group
     PRODUCT: tl.constexpr,
     G_DESCRIPTOR: tl.constexpr,
     C_DESCRIPTOR: tl.constexpr,
@@ -107,17 +109,27 @@ def embeddings_kernel(
     i = row0 + tl.arange(0, ROWS)
     target = tl.load(Target.ptr + i.to(tl.int64) * Target.stride_row, mask=i < N, other=ignore_index)
     valid = target != ignore_index
-    s, c = load_sums(Acc, tl.program_id(0), ROWS, PRODUCT.columns)
     owner = row0 // TILES.block_n
-    for k in tl.range(0, kept_count(List, owner, tiles), flatten=True):
-        tile = kept_tile(List, owner, k, tiles)
-        v = tile_product(
-            G, C, tile * TILES.block_v, words, row0, d0, TILES.block_v, ROWS, False, PRODUCT,
-            G_DESCRIPTOR, C_DESCRIPTOR, N
-        )  # fmt: skip
-        # An ignored row has g = 0, and 0 times a NaN in C is NaN.
-        v = tl.where(valid[:, None], v * HEADROOM, 0.0)
-        s, c = add(s, c, v, VARIANT, DTYPE)
+    zero = tl.full((ROWS, PRODUCT.columns), 0.0, tl.float32)
+    if MERGED > 1:
+        v = zero
+        for k in tl.range(0, tiles * TILES.block_v, TILES.block_v, flatten=True):
+            v = tile_product(
+                v, G, C, k, words, row0, d0, TILES.block_v, ROWS, False, PRODUCT, G_DESCRIPTOR, C_DESCRIPTOR, N
+            )  # fmt: skip
+        s, c = load_sums(Acc, tl.program_id(0), ROWS, PRODUCT.columns)
+        s, c = add(s, c, tl.where(valid[:, None], v * HEADROOM, 0.0), VARIANT, DTYPE)
+    else:
+        s, c = load_sums(Acc, tl.program_id(0), ROWS, PRODUCT.columns)
+        for k in tl.range(0, kept_count(List, owner, tiles), flatten=True):
+            tile = kept_tile(List, owner, k, tiles)
+            v = tile_product(
+                zero, G, C, tile * TILES.block_v, words, row0, d0, TILES.block_v, ROWS, False, PRODUCT,
+                G_DESCRIPTOR, C_DESCRIPTOR, N
+            )  # fmt: skip
+            # An ignored row has g = 0, and 0 times a NaN in C is NaN.
+            v = tl.where(valid[:, None], v * HEADROOM, 0.0)
+            s, c = add(s, c, v, VARIANT, DTYPE)
     store_sums(Acc, tl.program_id(0), s, c)
 
 
@@ -138,6 +150,7 @@ def classifier_kernel(
     DTYPE: tl.constexpr,
     TILES: tl.constexpr,
     ROWS: tl.constexpr,
+    MERGED: tl.constexpr,  # blocks of rows of an increment
     PRODUCT: tl.constexpr,
     G_DESCRIPTOR: tl.constexpr,
     E_DESCRIPTOR: tl.constexpr,
@@ -148,14 +161,24 @@ def classifier_kernel(
     d0 = (tl.program_id(0) % slices) * PRODUCT.columns
     s, c = no_sums(ROWS, PRODUCT.columns, VARIANT, DTYPE)
     owner = place0 // TILES.block_v
-    for k in tl.range(0, kept_count(List, owner, tiles), flatten=True):
-        block = kept_tile(List, owner, k, tiles)
-        v = tile_product(
-            G, E, block * TILES.block_n, N, place0, d0, TILES.block_n, ROWS, True, PRODUCT,
-            G_DESCRIPTOR, E_DESCRIPTOR, N
-        )  # fmt: skip
-        v = v * tl.load(Scale + block)
-        s, c = add(s, c, v, VARIANT, DTYPE)
+    zero = tl.full((ROWS, PRODUCT.columns), 0.0, tl.float32)
+    if MERGED > 1:
+        for first_block in range(0, tiles, MERGED):
+            v = zero
+            last = tl.minimum(first_block + MERGED, tiles)
+            for row in tl.range(first_block * TILES.block_n, last * TILES.block_n, TILES.block_n, flatten=True):
+                v = tile_product(
+                    v, G, E, row, N, place0, d0, TILES.block_n, ROWS, True, PRODUCT, G_DESCRIPTOR, E_DESCRIPTOR, N
+                )  # fmt: skip
+            s, c = add(s, c, v * tl.load(Scale + first_block), VARIANT, DTYPE)
+    else:
+        for k in tl.range(0, kept_count(List, owner, tiles), flatten=True):
+            block = kept_tile(List, owner, k, tiles)
+            v = tile_product(
+                zero, G, E, block * TILES.block_n, N, place0, d0, TILES.block_n, ROWS, True, PRODUCT,
+                G_DESCRIPTOR, E_DESCRIPTOR, N
+            )  # fmt: skip
+            s, c = add(s, c, v * tl.load(Scale + block), VARIANT, DTYPE)
     place = first + place0 + tl.arange(0, ROWS)
     mask = place < V
     cols = place if Ordering is None else tl.load(Ordering + place, mask=mask, other=0)

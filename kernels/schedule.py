@@ -9,6 +9,13 @@ import triton
 
 from .backend import IS_INTERPRETED
 
+WORKERS = 132
+"""Multiprocessors of an H100. Elsewhere the answer is the same, if not as fast."""
+
+GROUP_BYTES = 2**27
+"""Memory for the residuals of one group, and for its words where they are gathered. At N=8192 in bf16 that is 8192
+words: 32 groups at V=256000."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tiles:
@@ -62,8 +69,13 @@ class Schedule:
     product: ProductTiles = ProductTiles()
     group: int | None = None
     """The backward pass holds the residuals of this many vocabulary tiles at once; None: of what 128 MiB hold."""
+    tiles_per_increment: int = 1
+    """So many tiles are one sum in the tensor core where accumulate=fp32 takes in all of them; elsewhere it is one."""
     splits: int = 1
     """The forward pass cuts the vocabulary into this many ranges, each with its own running (max, sum) pair."""
+    workers: int | None = None
+    """Programs that run at once, where the cut follows them instead: ranges in which each has equally much to do, and a
+    shorter last one, of which one program does several blocks of rows."""
     descriptors: bool = True
     """Whether the forward pass loads by tensor descriptors where the layout allows it. Same arithmetic either way."""
     fp_fusion: bool = False
@@ -75,8 +87,35 @@ class Schedule:
                 raise TypeError(f"{name} is a {type(getattr(self, name)).__name__}, expected {kind.__name__}")
         if not isinstance(self.splits, int) or self.splits < 1:
             raise ValueError(f"splits={self.splits!r} is not a positive number")
+        if self.workers is not None and (not isinstance(self.workers, int) or self.workers < 1):
+            raise ValueError(f"workers={self.workers!r} is not a positive number, nor None")
+        if not isinstance(self.tiles_per_increment, int) or self.tiles_per_increment < 1:
+            raise ValueError(f"tiles_per_increment={self.tiles_per_increment!r} is not a positive number")
         if self.group is not None and (not isinstance(self.group, int) or self.group < 1):
             raise ValueError(f"group={self.group!r} is not a positive number, nor None")
+
+    def tiles_per_split(self, n: int, v: int) -> int:
+        """Of the forward pass, but for a shorter last split."""
+        blocks, tiles = (-(-size // block) for size, block in ((n, self.forward.block_n), (v, self.forward.block_v)))
+        if self.workers is None:
+            return max(1, -(-tiles // self.splits))
+        return max(1, -(-blocks * tiles // self._at_once(blocks)))
+
+    def blocks_of_last_split(self, n: int, v: int) -> int:
+        """Blocks of rows that one program does of the last split, where that is shorter than others."""
+        blocks, tiles = (-(-size // block) for size, block in ((n, self.forward.block_n), (v, self.forward.block_v)))
+        whole = tiles // self.tiles_per_split(n, v)
+        spare = 0 if self.workers is None else self._at_once(blocks) - blocks * whole
+        return -(-blocks // spare) if spare > 0 else 1
+
+    def _at_once(self, blocks: int) -> int:
+        """Programs in as few rounds of `workers` as hold one for every block of rows."""
+        assert self.workers is not None
+        return self.workers * max(1, -(-blocks // self.workers))
+
+    def merged(self, accumulate: str, *, is_filtered: bool) -> int:
+        """Tiles per increment of a gradient. A filter would have every owner merge others."""
+        return self.tiles_per_increment if accumulate == "fp32" and not is_filtered else 1
 
     @property
     def segments(self) -> Tiles:
@@ -86,8 +125,10 @@ class Schedule:
     def __str__(self) -> str:
         loads = "" if self.descriptors else ", pointer loads"
         fusion = ", fp fusion" if self.fp_fusion else ""
-        passes = f"forward {self.forward} in {self.splits} split(s), backward {self.backward}"
-        return f"{passes}, products {self.product}{loads}{fusion}"
+        merged = f", {self.tiles_per_increment} tiles per increment of fp32" if self.tiles_per_increment > 1 else ""
+        cut = f"in {self.splits} split(s)" if self.workers is None else f"for {self.workers} programs"
+        passes = f"forward {self.forward} {cut}, backward {self.backward}"
+        return f"{passes}, products {self.product}{merged}{loads}{fusion}"
 
 
 def default_schedule(dtype: torch.dtype, n: int, d: int) -> Schedule:
@@ -96,8 +137,9 @@ def default_schedule(dtype: torch.dtype, n: int, d: int) -> Schedule:
 
     128x256x64 forward tiles with 8 warps and 4 stages were the fastest of those tried on an H100 at N=8192, V=256000,
     D=2304: 1.04 of a cuBLAS product; before the loops were flattened 1.18, against 1.20 for 256x128, 1.49 for 128x128
-    and 1.63 for 64x256 with 4 warps. Splits fill its 132 multiprocessors about twice. The same tiles recompute the
-    logits of the backward pass in 1.4 products, 128x128 in 2.1.
+    and 1.63 for 64x256 with 4 warps. Its 132 multiprocessors get equally much of the forward pass: in 4 splits 256
+    programs took two rounds and left 3 % of the time unused. The same tiles recompute the logits of the backward pass
+    in 1.4 products, 128x128 in 2.1.
 
     Triton's interpreter takes the columns 1024 at a time instead of 64, since its time goes by operations (N=64,
     V=49152, D=576: 30 s for 49 s with Kahan sums): the filter sees the same tiles, the sums over D are joined in
@@ -115,5 +157,6 @@ def default_schedule(dtype: torch.dtype, n: int, d: int) -> Schedule:
         block_d = min(1024, max(16, triton.next_power_of_2(d)))
         forward, backward = replace(forward, block_d=block_d), replace(backward, block_d=block_d)
         product = replace(product, columns=block_d)
-    splits = max(1, 264 // max(1, -(-n // forward.block_n)))
-    return Schedule(forward=forward, backward=backward, product=product, splits=splits)
+    # As many as are held at once; more would let the tensor core's truncation grow, up to 10 u for every 16 terms.
+    merged = 1 if dtype == torch.float32 else max(1, min(32, GROUP_BYTES // (2 * max(n, 1) * backward.block_v)))
+    return Schedule(forward=forward, backward=backward, product=product, tiles_per_increment=merged, workers=WORKERS)

@@ -19,7 +19,7 @@ class Fold:
         """`lse` (N, 1) is the exact one."""
         self.lse, self.block, self.arithmetic = lse, schedule.forward.block_v, arithmetic
         tiles = -(-vocabulary // self.block)
-        self.per_split = -(-tiles // schedule.splits)
+        self.per_split = schedule.tiles_per_split(len(lse), vocabulary)
         self.splits = -(-tiles // self.per_split)
         zero = torch.zeros_like(lse)
         self._tile, self._error, self._widest, self._most = 0, zero, zero, zero

@@ -45,6 +45,7 @@ class GradientBudget:
         self.arithmetic, self.by_stage = arithmetic, by_stage
         problem = stream.problem
         self.fmt = Format.of(problem.embeddings.dtype)
+        self.schedule = schedule
         self.tiles, self.error, self.log_s = schedule.backward, error, torch.log1p(rows.rest)
         eps = variant.threshold(torch.finfo(problem.embeddings.dtype).eps)
         # (N, 1) the row's own upstream scale; what comes for an ignored row, an infinity or NaN even, is not read
@@ -162,9 +163,11 @@ class GradientBudget:
         return dg.cast(g, scale, underflow, self.fmt, self.arithmetic, self.stream.valid)
 
     def _multiplied(
-        self, g: Tensor, dg: Slice, other: Tensor, tiny: Tensor | float, limit: Tensor | float
+        self, g: Tensor, dg: Slice, other: Tensor, tiny: Tensor | float, limit: Tensor | float, steps: int
     ) -> Increment:
-        return increment(g, dg, other, tiny=tiny, limit=limit, oracle=self.oracle, arithmetic=self.arithmetic)
+        return increment(
+            g, dg, other, tiny=tiny, limit=limit, steps=steps, oracle=self.oracle, arithmetic=self.arithmetic
+        )
 
     def _walk_vocabulary(self, part: ResidualChunk, dg: ResidualError, surely: Tensor, maybe: Tensor) -> None:
         assert self._sum is not None
@@ -177,9 +180,10 @@ class GradientBudget:
         self.live_e = (self.live_e[0] + int(surely.sum()), self.live_e[1] + int(maybe.sum()))
         # HEADROOM comes after the product
         tiny, limit = self.scale / HEADROOM, LARGEST_FP32 * self.scale
-        for tile in range(surely.shape[1]):
-            span = slice(tile * block, (tile + 1) * block)
-            tile_sum = self._multiplied(g[:, span], whole.columns(span), classifier[span], tiny, limit)
+        merged = self.schedule.merged(self.variant.accumulate, is_filtered=self.variant.filter_e)
+        for tile in range(0, surely.shape[1], merged):
+            span = slice(tile * block, (tile + merged) * block)
+            tile_sum = self._multiplied(g[:, span], whole.columns(span), classifier[span], tiny, limit, merged)
             rows = (_elements(live[:, tile], self.tiles.block_n, len(g))[:, None] for live in (surely, maybe))
             self._sum.add(tile_sum, *rows)
         if self.by_stage:
@@ -192,19 +196,21 @@ class GradientBudget:
         if not self.variant.filter_c:
             surely = maybe = torch.ones_like(surely)
         self.live_c = (self.live_c[0] + int(surely.sum()), self.live_c[1] + int(maybe.sum()))
+        merged = self.schedule.merged(self.variant.accumulate, is_filtered=self.variant.filter_c)
+        together = block * merged
         scale, unsure = (
-            torch.cat([s.amax().expand(len(s), 1) for s in x.split(block)]) for x in (self.scale, self.unsure_scale)
+            torch.cat([s.amax().expand(len(s), 1) for s in x.split(together)]) for x in (self.scale, self.unsure_scale)
         )
         cast = self._cast(part.residual, dg, scale, unsure)
         whole = Slice.of(cast)
         like = embeddings.new_zeros((len(part.columns), embeddings.shape[1]))
         total, increments = self._filtered(like, self.variant.filter_c, None), Terms(self.by_stage)
-        for place in range(surely.shape[0]):
-            span = slice(place * block, (place + 1) * block)
+        for place in range(0, surely.shape[0], merged):
+            span = slice(place * block, (place + merged) * block)
             top: Tensor | float = 1.0 if self.fmt.is_fp32 else scale[span].amax()
             tiny = top if isinstance(top, float) else top.clamp(min=1)
             g = part.residual[span].T
-            tile_sum = self._multiplied(g, whole.rows(span), embeddings[span], tiny, LARGEST_FP32 * top)
+            tile_sum = self._multiplied(g, whole.rows(span), embeddings[span], tiny, LARGEST_FP32 * top, merged)
             columns = (_elements(live[place], self.tiles.block_v, len(g))[:, None] for live in (surely, maybe))
             total.add(tile_sum, *columns)
         if self.by_stage:

@@ -1,4 +1,4 @@
-"""`Increment`: what the product of one tile of residuals and rows of the other operand adds to a gradient."""
+"""`Increment`: what the product of a tile of residuals, or of several in one sum, adds to a gradient."""
 
 from __future__ import annotations
 
@@ -56,13 +56,14 @@ def increment(
     *,
     tiny: Tensor | float,
     limit: Tensor | float,
+    steps: int,
     oracle: float,
     arithmetic: Arithmetic,
 ) -> Increment:
     """Of a tile of residuals g and rows of the other operand.
 
-    `tiny` is the scale at which products underflow, `limit` where they may overflow; `oracle` is the error of float64,
-    relative to sum |g||C|.
+    `tiny` is the scale at which products underflow, `limit` where they may overflow, `steps` how many tiles they are
+    of; `oracle` is the error of float64, relative to sum |g||C|.
     """
     size, terms = other.abs(), g.shape[1]
     v, error = g @ other, dg.error @ size
@@ -71,7 +72,7 @@ def increment(
     absolute = middle.abs() @ size
     of_oracle = oracle * absolute
     moved = v if known is None else v + known
-    own = stages.tile_product(absolute + error, moved.abs() + error, terms, arithmetic)
+    own = stages.tile_product(absolute + error, moved.abs() + error, terms, arithmetic, steps)
     own = own + of_oracle + (terms + 1) * FP32_TINY * tiny  # sums of subnormal products
     largest = (middle.abs() + dg.error).sum(1, keepdim=True) * size.amax(0)
     own = overflowing(largest, own, limit)

@@ -10,6 +10,7 @@ from statistics import median, quantiles
 import torch
 
 from ccelab.kernels import Schedule, Variant, gradients, launch
+from ccelab.kernels.upstream import Upstream
 from ccelab.reference import Problem
 
 from .call import launch_call
@@ -55,17 +56,19 @@ def timing(problem: Problem, variant: Variant, schedule: Schedule, repetitions: 
     n, v, _ = problem.shape
     logits = torch.empty((n, v), dtype=e.dtype, device=e.device)
     grad = torch.full((n,), 1 / n, dtype=torch.float32, device=e.device)
-    upstream = gradients.Upstream(dloss=grad, dlse=None, even=True)
-    _, _, row_max, log_sum = launch.forward(call)
+    upstream = Upstream(dloss=grad, dlse=None, even=True)
+    log_mass = launch.room_for_record(call)  # counted with neither pass: it is what one hands to the other
+    _, _, row_max, log_sum = launch.forward(call, log_mass)
 
     def product() -> None:
         torch.mm(e, c.T, out=logits)
 
     def forward() -> None:
-        launch.forward(call)
+        launch.forward(call, log_mass)
 
     def backward() -> None:
-        gradients.backward(call, row_max, log_sum, upstream, (True, True, problem.bias is not None), None)
+        wanted = (True, True, problem.bias is not None)
+        gradients.backward(call, row_max, log_sum, log_mass, upstream, wanted, None)
 
     for warm_up in (product, forward, backward, product):
         warm_up()

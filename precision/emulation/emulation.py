@@ -99,10 +99,12 @@ class Emulation:
         """Vocabulary ids of whole tiles in the kernel's order, V where there is none."""
         block = self.setup.backward_tiles.block_v
         elements = 2**22 if self.setup.device.type == "cpu" else 2**25
+        block *= self.setup.merged("e")  # whole increments
         step = max(1, min(elements // rows, elements // 2 // self.setup.d) // block) * block
         if self.setup.variant.granularity == "segment":  # whose products reach over the whole vocabulary
             step = -(-self.setup.v // block) * block
-        padded = torch.nn.functional.pad(self.order, (0, -len(self.order) % block), value=self.setup.v)
+        missing = -len(self.order) % self.setup.backward_tiles.block_v
+        padded = torch.nn.functional.pad(self.order, (0, missing), value=self.setup.v)
         yield from padded.split(step)
 
 

@@ -35,7 +35,7 @@ class Forward(Memo):
         self.tiles = setup.schedule.forward
         self.rows: Rows = setup.rows(self.tiles)
         blocks = -(-setup.v // self.tiles.block_v)
-        self.per_split = -(-blocks // setup.schedule.splits)
+        self.per_split = setup.schedule.tiles_per_split(setup.n, setup.v)
         self.splits = -(-blocks // self.per_split)
         self.blocks = blocks
         self.state: dict[Any, Any] = {}

@@ -76,15 +76,20 @@ class Gradients:
         """dE's sums along the tiles of this chunk."""
         valid = self.backward.rows.valid.unflatten(0, (-1, self.tiles.block_n))
         block = self.tiles.block_v
-        for t in range(len(part.columns.ids) // block):
-            span, found = slice(t * block, (t + 1) * block), dict[Any, Tensor]()
+        count, merged = len(part.columns.ids) // block, self.setup.merged("e")
+        for t in range(0, count, merged):
+            found = dict[Any, Tensor]()
+            together = range(t, min(t + merged, count))
 
-            def product(modes: Modes, t: int = t, span: slice = span) -> Tensor:
-                g = part.for_embeddings(modes)[:, :, t]
-                if modes["tile_product"] == "on":
-                    v = self.setup.machine.product(g.float(), part.columns.classifier[span], self.tiles)
-                else:
-                    v = g.double() @ part.columns.double[span]
+            def product(modes: Modes, together: range = together) -> Tensor:
+                v: Tensor | None = None
+                for k in together:
+                    g, span = part.for_embeddings(modes)[:, :, k], slice(k * block, (k + 1) * block)
+                    if modes["tile_product"] == "on":
+                        v = self.setup.machine.product(g.float(), part.columns.classifier[span], self.tiles, v)
+                    else:
+                        v = g.double() @ part.columns.double[span] + (0.0 if v is None else v)
+                assert v is not None
                 return torch.where(valid, v * HEADROOM, 0.0)
 
             for key, modes in runs.items():
@@ -96,15 +101,21 @@ class Gradients:
     def _walk_rows(self, part: Residuals, runs: dict[Any, Modes], totals: dict[Any, Sum]) -> None:
         """dC's sums along the row blocks."""
         rows, block = self.backward.rows, self.tiles.block_n
-        for b in range(self.shape[0]):
-            span, found = slice(b * block, (b + 1) * block), dict[Any, Tensor]()
+        count, merged = self.shape[0], self.setup.merged("c")
+        for b in range(0, count, merged):
+            found = dict[Any, Tensor]()
+            together = range(b, min(b + merged, count))
 
-            def product(modes: Modes, b: int = b, span: slice = span) -> Tensor:
-                g, scale = part.for_classifier(modes)[b].permute(1, 2, 0), part.block_scale(modes)[b]
-                if modes["tile_product"] == "on":
-                    v = self.setup.machine.product(g.float(), rows.embeddings[span], self.tiles)
-                    return v * scale.float()
-                return g.double() @ rows.double[span] * scale
+            def product(modes: Modes, together: range = together) -> Tensor:
+                scale, v = part.block_scale(modes)[together[0]], None
+                for k in together:
+                    g, span = part.for_classifier(modes)[k].permute(1, 2, 0), slice(k * block, (k + 1) * block)
+                    if modes["tile_product"] == "on":
+                        v = self.setup.machine.product(g.float(), rows.embeddings[span], self.tiles, v)
+                    else:
+                        v = g.double() @ rows.double[span] + (0.0 if v is None else v)
+                assert v is not None
+                return v * scale.to(v.dtype)
 
             for key, modes in runs.items():
                 live = self._live(part, modes, self.variant.filter_c)

@@ -73,15 +73,14 @@ class Machine:
         assert z is not None
         return z.permute(0, 2, 1, 3).reshape(len(e), len(c))
 
-    def product(self, g: Tensor, rows: Tensor, tiles: Tiles) -> Tensor:
-        """(..., m, D) fp32: the product of a tile of residuals g (..., m, k) with rows (..., k, D), whose dtype is the
-        storage dtype, in steps of BLOCK_D columns. One product each, nothing is joined."""
+    def product(self, g: Tensor, rows: Tensor, tiles: Tiles, before: Tensor | None = None) -> Tensor:
+        """(..., m, D) fp32: `before` plus the product of a tile of residuals g (..., m, k) with rows (..., k, D), whose
+        dtype is the storage dtype, in steps of BLOCK_D columns."""
         d = rows.shape[-1]
         b = _padded(rows, tiles)
-        steps = [
-            self.dot(g, b[..., start : start + tiles.block_d], None, rows.dtype)
-            for start in range(0, b.shape[-1], tiles.block_d)
-        ]
+        acc = None if before is None else torch.nn.functional.pad(before, (0, b.shape[-1] - d))
+        spans = [slice(start, start + tiles.block_d) for start in range(0, b.shape[-1], tiles.block_d)]
+        steps = [self.dot(g, b[..., s], None if acc is None else acc[..., s], rows.dtype) for s in spans]
         return (steps[0] if len(steps) == 1 else torch.cat(steps, -1))[..., :d]
 
 

@@ -122,4 +122,6 @@ class Residuals(Memo):
         top = scale.unflatten(0, (-1, self.tiles.block_n)).amax((1, 2))
         if self.setup.variant.granularity == "segment":
             top = top.amax().expand_as(top)
+        else:  # and so have the blocks of an increment
+            top = torch.cat([x.amax().expand_as(x) for x in top.split(self.setup.merged("c"))])
         return torch.ones_like(top) if self.setup.dtype == torch.float32 else torch.where(top == 0, 1.0, top)

@@ -34,6 +34,11 @@ class Setup:
         self.eps = torch.tensor(eps, dtype=torch.float32, device=self.device)
         self.sum_dtype = torch.float32 if variant.accumulate == "fp32" else self.dtype
 
+    def merged(self, output: str) -> int:
+        """Tiles per increment of "e" or "c"."""
+        is_filtered = bool(getattr(self.variant, f"filter_{output}"))
+        return self.schedule.merged(self.variant.accumulate, is_filtered=is_filtered)
+
     @property
     def backward_tiles(self) -> Tiles:
         return self.schedule.segments if self.variant.granularity == "segment" else self.schedule.backward

@@ -92,8 +92,8 @@ MUTANTS = (
         WITHIN,
         DROP,
         "row_segments:segment_product",
-        "first + k0 // CHUNK",
-        "first",
+        "first * CHUNK + k0",
+        "first * CHUNK + 0 * k0",
     ),
     Mutant(
         "dC stays at the scale of its residuals",
