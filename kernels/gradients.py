@@ -85,9 +85,13 @@ class _Backward:
         self.bias, self.target = vector(call.bias), vector(call.targets)
         self.rows = (self.target, row_max, log_sum, vector(upstream.dloss), vector(upstream.dlse))
         self.merged = {
-            name: call.schedule.merged(self.variant.accumulate, is_filtered=getattr(self.variant, f"filter_{name}"))
-            for name in "ec"
+            name: call.schedule.merged(
+                block, self.variant.accumulate, is_filtered=getattr(self.variant, f"filter_{name}")
+            )
+            for name, block in (("e", self.tiles.block_v), ("c", self.tiles.block_n))
         }
+        wide = self.merged["e"] > 1, self.merged["c"] >= self.row_blocks > 1
+        self.of = {name: self.product.wide if x else self.product for name, x in zip("ec", wide, strict=True)}
         self.scale = self._scales()
         self.kept = {"e": 0, "c": 0}
         self.mass = {"e": torch.zeros(self.n, device=row_max.device), "c": torch.zeros(self.n, device=row_max.device)}
@@ -211,7 +215,7 @@ class _Backward:
 
     def _add_embeddings(self, group: _Group, found: Residuals, acc: Accumulator) -> None:
         programs, rows, columns = self._blocks_of_e()
-        step = self.product.step(self.tiles.block_v)
+        step = self.of["e"].step(self.tiles.block_v)
         g, g_descriptor = self._factor(found.for_e, (rows, step))
         c, c_descriptor = self._factor(group.classifier, (step, columns))
         embeddings_kernel[(programs,)](
@@ -231,7 +235,7 @@ class _Backward:
         )
 
     def _write_classifier(self, group: _Group, found: Residuals, embeddings: Tensor, out: Tensor) -> None:
-        product, rows = self.product, min(self.product.rows, self.tiles.block_v)
+        product, rows = self.of["c"], min(self.product.rows, self.tiles.block_v)
         step = product.step(self.tiles.block_n)
         g, g_descriptor = self._factor(found.for_e if found.for_c is None else found.for_c, (step, rows))
         e, e_descriptor = self._factor(embeddings, (step, product.columns))
@@ -248,6 +252,7 @@ class _Backward:
             self.v,
             self.d,
             **self._compiled(rows, "c"),
+            AT_ONCE=self.merged["c"] >= self.row_blocks,
             G_DESCRIPTOR=g_descriptor,
             E_DESCRIPTOR=e_descriptor,
         )
@@ -278,13 +283,13 @@ class _Backward:
             self.call.ignore_index,
             ROWS=rows,
             COLUMNS=columns,
-            **options(self.product, self.call.schedule),
+            **options(self.of["e"], self.call.schedule),
         )
         return out
 
     def _blocks_of_e(self) -> tuple[int, int, int]:
         """(programs, rows, columns): dE as programs own it."""
-        rows, columns = min(self.product.rows, self.tiles.block_n), self.product.columns
+        rows, columns = min(self.product.rows, self.tiles.block_n), self.of["e"].columns
         return triton.cdiv(self.n, rows) * triton.cdiv(self.d, columns), rows, columns
 
     def _factor(self, x: Tensor | None, block: tuple[int, int]) -> tuple[Any, bool]:
@@ -298,8 +303,8 @@ class _Backward:
             "DTYPE": TL_DTYPES[self.dtype],
             "TILES": self.tiles,
             "ROWS": rows,
-            "PRODUCT": self.product,
-            **options(self.product, self.call.schedule),
+            "PRODUCT": self.of[name],
+            **options(self.of[name], self.call.schedule),
         }
 
     def _report(self, stats: Statistics) -> None:

@@ -151,6 +151,7 @@ def classifier_kernel(
     TILES: tl.constexpr,
     ROWS: tl.constexpr,
     MERGED: tl.constexpr,  # blocks of rows of an increment
+    AT_ONCE: tl.constexpr,  # whether those are all
     PRODUCT: tl.constexpr,
     G_DESCRIPTOR: tl.constexpr,
     E_DESCRIPTOR: tl.constexpr,
@@ -159,10 +160,18 @@ def classifier_kernel(
     slices = tl.cdiv(D, PRODUCT.columns)
     place0 = (tl.program_id(0) // slices) * ROWS
     d0 = (tl.program_id(0) % slices) * PRODUCT.columns
-    s, c = no_sums(ROWS, PRODUCT.columns, VARIANT, DTYPE)
     owner = place0 // TILES.block_v
     zero = tl.full((ROWS, PRODUCT.columns), 0.0, tl.float32)
-    if MERGED > 1:
+    if MERGED > 1 and AT_ONCE:
+        v = zero
+        for row in tl.range(0, tiles * TILES.block_n, TILES.block_n, flatten=True):
+            v = tile_product(
+                v, G, E, row, N, place0, d0, TILES.block_n, ROWS, True, PRODUCT, G_DESCRIPTOR, E_DESCRIPTOR, N
+            )  # fmt: skip
+        s, c = no_sums(ROWS, PRODUCT.columns, VARIANT, DTYPE)
+        s, c = add(s, c, v * tl.load(Scale), VARIANT, DTYPE)
+    elif MERGED > 1:
+        s, c = no_sums(ROWS, PRODUCT.columns, VARIANT, DTYPE)
         for first_block in range(0, tiles, MERGED):
             v = zero
             last = tl.minimum(first_block + MERGED, tiles)
@@ -172,6 +181,7 @@ def classifier_kernel(
                 )  # fmt: skip
             s, c = add(s, c, v * tl.load(Scale + first_block), VARIANT, DTYPE)
     else:
+        s, c = no_sums(ROWS, PRODUCT.columns, VARIANT, DTYPE)
         for k in tl.range(0, kept_count(List, owner, tiles), flatten=True):
             block = kept_tile(List, owner, k, tiles)
             v = tile_product(

@@ -52,6 +52,11 @@ class ProductTiles:
     warps: int = 8
     stages: int = 3
 
+    @property
+    def wide(self) -> ProductTiles:
+        """Of sums that are one product: they leave registers for twice the columns."""
+        return replace(self, columns=2 * self.columns)
+
     def step(self, size: int) -> int:
         """The depth of a step through `size`. The interpreter rounds at every step, so there it is one."""
         return size if IS_INTERPRETED else min(self.depth, size)
@@ -69,8 +74,9 @@ class Schedule:
     product: ProductTiles = ProductTiles()
     group: int | None = None
     """The backward pass holds the residuals of this many vocabulary tiles at once; None: of what 128 MiB hold."""
-    tiles_per_increment: int = 1
-    """So many tiles are one sum in the tensor core where accumulate=fp32 takes in all of them; elsewhere it is one."""
+    terms_per_increment: int = 1
+    """Where accumulate=fp32 takes in all tiles, whole ones of so many terms are one sum in the tensor core; elsewhere,
+    and at 1, it is one tile."""
     splits: int = 1
     """The forward pass cuts the vocabulary into this many ranges, each with its own running (max, sum) pair."""
     workers: int | None = None
@@ -89,8 +95,8 @@ class Schedule:
             raise ValueError(f"splits={self.splits!r} is not a positive number")
         if self.workers is not None and (not isinstance(self.workers, int) or self.workers < 1):
             raise ValueError(f"workers={self.workers!r} is not a positive number, nor None")
-        if not isinstance(self.tiles_per_increment, int) or self.tiles_per_increment < 1:
-            raise ValueError(f"tiles_per_increment={self.tiles_per_increment!r} is not a positive number")
+        if not isinstance(self.terms_per_increment, int) or self.terms_per_increment < 1:
+            raise ValueError(f"terms_per_increment={self.terms_per_increment!r} is not a positive number")
         if self.group is not None and (not isinstance(self.group, int) or self.group < 1):
             raise ValueError(f"group={self.group!r} is not a positive number, nor None")
 
@@ -113,9 +119,9 @@ class Schedule:
         assert self.workers is not None
         return self.workers * max(1, -(-blocks // self.workers))
 
-    def merged(self, accumulate: str, *, is_filtered: bool) -> int:
-        """Tiles per increment of a gradient. A filter would have every owner merge others."""
-        return self.tiles_per_increment if accumulate == "fp32" and not is_filtered else 1
+    def merged(self, block: int, accumulate: str, *, is_filtered: bool) -> int:
+        """Tiles of `block` terms per increment of a gradient. A filter would have every owner merge others."""
+        return max(1, self.terms_per_increment // block) if accumulate == "fp32" and not is_filtered else 1
 
     @property
     def segments(self) -> Tiles:
@@ -125,7 +131,7 @@ class Schedule:
     def __str__(self) -> str:
         loads = "" if self.descriptors else ", pointer loads"
         fusion = ", fp fusion" if self.fp_fusion else ""
-        merged = f", {self.tiles_per_increment} tiles per increment of fp32" if self.tiles_per_increment > 1 else ""
+        merged = f", {self.terms_per_increment} terms per increment of fp32" if self.terms_per_increment > 1 else ""
         cut = f"in {self.splits} split(s)" if self.workers is None else f"for {self.workers} programs"
         passes = f"forward {self.forward} {cut}, backward {self.backward}"
         return f"{passes}, products {self.product}{merged}{loads}{fusion}"
@@ -158,5 +164,5 @@ def default_schedule(dtype: torch.dtype, n: int, d: int) -> Schedule:
         forward, backward = replace(forward, block_d=block_d), replace(backward, block_d=block_d)
         product = replace(product, columns=block_d)
     # As many as are held at once; more would let the tensor core's truncation grow, up to 10 u for every 16 terms.
-    merged = 1 if dtype == torch.float32 else max(1, min(32, GROUP_BYTES // (2 * max(n, 1) * backward.block_v)))
-    return Schedule(forward=forward, backward=backward, product=product, tiles_per_increment=merged, workers=WORKERS)
+    terms = 1 if dtype == torch.float32 else max(1, min(8192, GROUP_BYTES // (2 * max(n, 1))))
+    return Schedule(forward=forward, backward=backward, product=product, terms_per_increment=terms, workers=WORKERS)

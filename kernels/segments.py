@@ -1,13 +1,7 @@
-"""Host side of granularity=segment: what is kept, in lists; residuals of a group of it, and their products.
-
-Lists are as long as what is kept, so that nothing overflows and nothing is cut off: their lengths are read from the
-device, which the host waits for twice in a backward pass.
-"""
+"""Host side of granularity=segment: what is kept, in lists; residuals of a group of it, and their products."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,6 +11,7 @@ from torch import Tensor
 from .backend import TL_DTYPES
 from .column_segments import column_residuals_kernel, column_segments_kernel
 from .launch import Call, matrix, operand, options, vector
+from .lists import Counted, Lists
 from .row_segments import live_rows_kernel, mark_words_kernel, row_residuals_kernel, row_segments_kernel
 from .sampling import sample_rows
 from .statistics import Statistics
@@ -29,41 +24,6 @@ GROUP_BYTES = 2**25
 BLOCK = 64
 PARTS = 128
 """Partial sums of the tail's two products, which fill a GPU."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Lists:
-    """The members that each owner keeps, cut into chunks of a tile's length."""
-
-    members: Tensor  # (pairs,) int32, those of an owner after those of the one before, ascending
-    start: Tensor  # (owners + 1,) int32 into `members`
-    first: Tensor  # (owners + 1,) int32 into the chunks
-    chunk: Tensor  # (chunks, 3) int32: owner, where its next members begin, how many they are
-    firsts: list[int]  # `first` on the host
-
-    @classmethod
-    def of(cls, live: Tensor, size: int) -> _Lists:
-        """Of live (owners, members) int8, chunks of `size`."""
-        member = live.nonzero()[:, 1]
-        count = live.sum(1)
-        chunks = (count + size - 1) // size
-        start, first = (torch.nn.functional.pad(x.cumsum(0), (1, 0)) for x in (count, chunks))
-        firsts: list[int] = first.tolist()
-        of_chunk = torch.repeat_interleave(torch.arange(len(live), device=live.device), chunks, output_size=firsts[-1])
-        place = (torch.arange(firsts[-1], device=live.device) - first[of_chunk]) * size
-        left = torch.clamp(count[of_chunk] - place, max=size)
-        chunk = torch.stack([of_chunk, start[of_chunk] + place, left], 1)
-        return cls(member.int(), start.int(), first.int(), chunk.int(), firsts)
-
-    def groups(self, most: int) -> Iterator[tuple[int, int, int, int]]:
-        """(first owner, owners, first chunk, chunks) with at most `most` chunks, or a single owner."""
-        owner, owners = 0, len(self.firsts) - 1
-        while owner < owners:
-            end = owner + 1
-            while end < owners and self.firsts[end + 1] - self.firsts[owner] <= most:
-                end += 1
-            yield owner, end - owner, self.firsts[owner], self.firsts[end] - self.firsts[owner]
-            owner = end
 
 
 def segment_gradients(
@@ -106,17 +66,22 @@ class _Segments:
 
     def run(self, want_e: bool, want_c: bool) -> tuple[Tensor | None, Tensor | None]:
         live, lost, top = self._live_rows()
-        share = self._tail_share(live, lost) if self.call.variant.tail == "rank1" else None
+        counted = Counted(live)
+        # Till the count is there the device does what needs no lists.
+        share = pull_e = pull_c = None
+        if self.call.variant.tail == "rank1":
+            share = self._tail_share(live, lost)
+            pull_e = self._pull_of_words(share) if want_e else None
+            pull_c = self._pull_of_rows(lost) if want_c else None
         if self.stats is not None:
-            self.stats.tail_share = share
-            self.stats.segments_c = live
-        lists = _Lists.of(live, self.tiles.block_n)
-        del live
+            self.stats.tail_share, self.stats.segments_c = share, live
+        lists = counted.lists(self.tiles.block_n)
+        del live, counted
         words = torch.zeros((self.row_blocks, self.v), dtype=torch.int8, device=self.device)
-        d_classifier = self._classifier(lists, top, lost, share, words, want_c)
+        d_classifier, marked = self._classifier(lists, top, share, pull_c, words, want_c)
         if want_c:
             self._count("c", lists, lost, len(self.log_mass) * self.n)
-        d_embeddings = self._embeddings(words, share) if want_e else None
+        d_embeddings = self._embeddings(marked, pull_e) if want_e else None
         return d_embeddings, d_classifier
 
     def _live_rows(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -165,12 +130,11 @@ class _Segments:
         return torch.where(total > 0, share / total, 0.0)
 
     def _classifier(
-        self, lists: _Lists, top: Tensor, lost: Tensor, share: Tensor | None, words: Tensor, wanted: bool
-    ) -> Tensor | None:
-        """dC, where it is wanted; marks in `words` (row blocks, V) what has a live entry."""
+        self, lists: Lists, top: Tensor, share: Tensor | None, pull: Tensor | None, words: Tensor, wanted: bool
+    ) -> tuple[Tensor | None, Counted]:
+        """dC, where it is wanted; marks in `words` (row blocks, V) what has a live entry, and has that counted."""
         call, tiles = self.call, self.tiles
         out = torch.empty((self.v, self.d), dtype=self.dtype, device=self.device) if wanted else None
-        pull = self._pull_of_rows(lost) if wanted and share is not None else None
         e = matrix(call.embeddings)
         c, c_descriptor = operand(call.classifier, (tiles.block_v, tiles.block_d), call.schedule)
         step, rows = self.product.step(tiles.block_n), min(self.product.rows, tiles.block_v)
@@ -179,6 +143,7 @@ class _Segments:
         most = max(chunks for *_, chunks in groups)
         residuals, live = self._room(most, self.dtype), self._room(most, torch.int8)
         g, g_descriptor = operand(residuals, (step, rows), call.schedule)
+        marked: Counted | None = None
         for tile, count, first, chunks in groups:
             if chunks:
                 row_residuals_kernel[(chunks,)](
@@ -206,6 +171,8 @@ class _Segments:
                 mark_words_kernel[(chunks,)](
                     live, lists.members, lists.chunk, words, first, self.n, self.v, TILES=tiles, STEP=16
                 )
+            if first + chunks == lists.firsts[-1] and marked is None:
+                marked = Counted(words)
             if out is not None:
                 row_segments_kernel[(count * (tiles.block_v // rows) * slices,)](
                     g,
@@ -227,18 +194,16 @@ class _Segments:
                     G_DESCRIPTOR=g_descriptor,
                     **options(self.product, call.schedule),
                 )
-        return out
+        return out, marked or Counted(words)
 
-    def _embeddings(self, words: Tensor, share: Tensor | None) -> Tensor:
+    def _embeddings(self, marked: Counted, pull: Tensor | None) -> Tensor:
         call, tiles = self.call, self.tiles
-        lists = _Lists.of(words, tiles.block_v)
+        lists = marked.lists(tiles.block_v)
         if self.stats is not None:
-            self.stats.segments_e = words
-        del words
+            self.stats.segments_e = marked.live
         out = torch.empty((self.n, self.d), dtype=self.dtype, device=self.device)
         kept = torch.empty((lists.firsts[-1], tiles.block_n), device=self.device)
         lost = torch.empty(self.n, device=self.device)
-        pull = None if share is None else self._pull_of_words(share)
         e, e_descriptor = operand(call.embeddings, (tiles.block_n, tiles.block_d), call.schedule)
         c = matrix(call.classifier)
         groups = list(lists.groups(self.most))
@@ -324,9 +289,9 @@ class _Segments:
         )
         return parts.sum(0, dtype=torch.float64).float()
 
-    def _count(self, name: str, lists: _Lists, lost: Tensor, of_all: int) -> None:
+    def _count(self, name: str, lists: Lists, lost: Tensor, of_all: int) -> None:
         if self.stats is not None:
-            kept = len(lists.members)
+            kept = lists.kept
             values: dict[str, Any] = {
                 f"tiles_kept_{name}": kept,
                 f"tiles_skipped_{name}": of_all - kept,

@@ -130,7 +130,8 @@ def budget(
 def _chunk(problem: Problem, schedule: Schedule, by_stage: bool) -> int:
     """Columns per chunk: whole tiles of both passes, and float64 temporaries of half a gigabyte, or of many by stage
     an eighth of one."""
-    step = math.lcm(schedule.forward.block_v, schedule.backward.block_v * schedule.tiles_per_increment)
+    block, terms = schedule.backward.block_v, schedule.terms_per_increment
+    step = math.lcm(schedule.forward.block_v, max(1, terms // block) * block)
     return max(1, 2 ** (24 if by_stage else 26) // max(problem.shape[0], 1) // step) * step
 
 

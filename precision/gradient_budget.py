@@ -180,7 +180,7 @@ class GradientBudget:
         self.live_e = (self.live_e[0] + int(surely.sum()), self.live_e[1] + int(maybe.sum()))
         # HEADROOM comes after the product
         tiny, limit = self.scale / HEADROOM, LARGEST_FP32 * self.scale
-        merged = self.schedule.merged(self.variant.accumulate, is_filtered=self.variant.filter_e)
+        merged = self.schedule.merged(block, self.variant.accumulate, is_filtered=self.variant.filter_e)
         for tile in range(0, surely.shape[1], merged):
             span = slice(tile * block, (tile + merged) * block)
             tile_sum = self._multiplied(g[:, span], whole.columns(span), classifier[span], tiny, limit, merged)
@@ -196,7 +196,7 @@ class GradientBudget:
         if not self.variant.filter_c:
             surely = maybe = torch.ones_like(surely)
         self.live_c = (self.live_c[0] + int(surely.sum()), self.live_c[1] + int(maybe.sum()))
-        merged = self.schedule.merged(self.variant.accumulate, is_filtered=self.variant.filter_c)
+        merged = self.schedule.merged(block, self.variant.accumulate, is_filtered=self.variant.filter_c)
         together = block * merged
         scale, unsure = (
             torch.cat([s.amax().expand(len(s), 1) for s in x.split(together)]) for x in (self.scale, self.unsure_scale)

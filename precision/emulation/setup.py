@@ -36,8 +36,11 @@ class Setup:
 
     def merged(self, output: str) -> int:
         """Tiles per increment of "e" or "c"."""
-        is_filtered = bool(getattr(self.variant, f"filter_{output}"))
-        return self.schedule.merged(self.variant.accumulate, is_filtered=is_filtered)
+        tiles = self.schedule.backward
+        block, is_filtered = (
+            (tiles.block_v, self.variant.filter_e) if output == "e" else (tiles.block_n, self.variant.filter_c)
+        )
+        return self.schedule.merged(block, self.variant.accumulate, is_filtered=is_filtered)
 
     @property
     def backward_tiles(self) -> Tiles:

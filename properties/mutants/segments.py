@@ -75,9 +75,9 @@ MUTANTS = (
         "the last member of an owner is forgotten",
         WITHIN,
         VARIANT,
-        "segments:_Lists",
-        "torch.clamp(count[of_chunk] - place, max=size)",
-        "torch.clamp(count[of_chunk] - place - 1, max=size)",
+        "lists:Counted",
+        "np.minimum(count[of_chunk] - place, size)",
+        "np.minimum(count[of_chunk] - place - 1, size)",
     ),
     Mutant(
         "a chunk's sum is not carried on",

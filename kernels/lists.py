@@ -1,0 +1,71 @@
+"""Lists of what owners keep, cut into chunks: as long as they must be, so that nothing overflows and nothing is cut off.
+
+The host has to know how long. It asks, gives the device something else to do, and waits for the answer alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .compact import compact_kernel
+
+
+class Counted:
+    """Members that each owner keeps of `live` (owners, members) int8, being counted."""
+
+    def __init__(self, live: Tensor) -> None:
+        self.live = live
+        count = live.sum(1, dtype=torch.int32)
+        self._count = (
+            count if live.device.type == "cpu" else torch.empty(count.shape, dtype=count.dtype, pin_memory=True)
+        )
+        self._done = None
+        if self._count is not count:
+            self._count.copy_(count, non_blocking=True)
+            self._done = torch.cuda.Event()
+            self._done.record()
+
+    def lists(self, size: int) -> Lists:
+        """In chunks of `size`."""
+        if self._done is not None:
+            self._done.synchronize()
+        count = self._count.numpy().astype(np.int64)
+        owners, chunks = len(count), -(-count // size)
+        start, first = (np.concatenate([[0], x.cumsum()]) for x in (count, chunks))
+        of_chunk = np.repeat(np.arange(owners), chunks)
+        place = (np.arange(first[-1]) - first[of_chunk]) * size
+        chunk = np.stack([of_chunk, start[of_chunk] + place, np.minimum(count[of_chunk] - place, size)], 1)
+        table = torch.from_numpy(np.concatenate([start, first, chunk.reshape(-1)]).astype(np.int32))
+        if self._done is not None:
+            table = table.pin_memory().to(self.live.device, non_blocking=True)
+        on_device = table.split([owners + 1, owners + 1, chunk.size])
+        members = torch.empty(max(int(start[-1]), 1), dtype=torch.int32, device=self.live.device)
+        compact_kernel[(owners,)](self.live, on_device[0], members, self.live.shape[1], BLOCK=1024)
+        return Lists(members, *on_device, kept=int(start[-1]), firsts=first.tolist())
+
+
+@dataclass(frozen=True, slots=True)
+class Lists:
+    """int32 tensors."""
+
+    members: Tensor  # those of an owner after those of the one before, ascending
+    start: Tensor  # (owners + 1,) into `members`
+    first: Tensor  # (owners + 1,) into the chunks
+    chunk: Tensor  # (3 chunks,) owner, where its next members begin, how many they are
+    kept: int
+    firsts: list[int]  # `first` on the host
+
+    def groups(self, most: int) -> Iterator[tuple[int, int, int, int]]:
+        """(first owner, owners, first chunk, chunks) with at most `most` chunks, or a single owner."""
+        owner, owners = 0, len(self.firsts) - 1
+        while owner < owners:
+            end = owner + 1
+            while end < owners and self.firsts[end + 1] - self.firsts[owner] <= most:
+                end += 1
+            yield owner, end - owner, self.firsts[owner], self.firsts[end] - self.firsts[owner]
+            owner = end
