@@ -1,4 +1,4 @@
-"""Lists of what owners keep, cut into chunks: as long as they must be, so that nothing overflows and nothing is cut off.
+"""Lists of what owners keep, cut into chunks: as long as they must be; nothing overflows, nothing is cut off.
 
 The host has to know how long. It asks, gives the device something else to do, and waits for the answer alone.
 """

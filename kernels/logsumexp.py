@@ -88,6 +88,56 @@ def visit_tile(
     return m, s, pick_target(z_target, z, (target - col0).to(tl.int32), VARIANT, TILES)
 
 
+@device_function
+def visit_split(
+    E,
+    C,
+    Bias,
+    Target,
+    Max,
+    Sum,
+    TargetLogit,
+    LogMass,
+    row0,
+    split,
+    tiles_per_split,
+    softcap,
+    N,
+    V,
+    D,
+    VARIANT: tl.constexpr,
+    TILES: tl.constexpr,
+    E_DESCRIPTOR: tl.constexpr,
+    C_DESCRIPTOR: tl.constexpr,
+):
+    """Stores what a block of rows finds in one split of the vocabulary."""
+    rows = row0 + tl.arange(0, TILES.block_n)
+    row_mask = rows < N
+    target = tl.load(Target.ptr + rows.to(tl.int64) * Target.stride_row, mask=row_mask, other=-1)
+    m = tl.full((TILES.block_n,), float("-inf"), tl.float32)
+    s = tl.full((TILES.block_n,), 0.0, tl.float32)
+    z_target = tl.full((TILES.block_n,), 0.0, tl.float32)
+    first = split * tiles_per_split
+    last = tl.minimum(first + tiles_per_split, tl.cdiv(V, TILES.block_v))
+    whole = tl.minimum(last, V // TILES.block_v)
+    # Flattened, the loads of a tile's first products run while the tile before is exponentiated.
+    for tile in tl.range(first, whole, flatten=True):
+        m, s, z_target = visit_tile(
+            m, s, z_target, E, C, Bias, LogMass, target, row0, tile, softcap, N, V, D,
+            False, VARIANT, TILES, E_DESCRIPTOR, C_DESCRIPTOR
+        )  # fmt: skip
+    if whole < last:
+        m, s, z_target = visit_tile(
+            m, s, z_target, E, C, Bias, LogMass, target, row0, whole, softcap, N, V, D,
+            True, VARIANT, TILES, E_DESCRIPTOR, C_DESCRIPTOR
+        )  # fmt: skip
+    out = split.to(tl.int64) * N + rows
+    tl.store(Max + out, m, mask=row_mask)
+    tl.store(Sum + out, s, mask=row_mask)
+    if VARIANT.target == "fused":
+        tl.store(TargetLogit + out, z_target, mask=row_mask)
+
+
 @kernel
 def logsumexp_kernel(
     E,
@@ -111,37 +161,23 @@ def logsumexp_kernel(
     C_DESCRIPTOR: tl.constexpr,
 ):
     """One program per (split, block of rows); of a last split that is shorter, one per several blocks of rows. Programs
-    that run together read the same rows of C."""
+    that run together read the same rows of C.
+
+    The usual programs have a branch of their own: in a loop over a single block they took 0.06 of a product more."""
     row_blocks = tl.cdiv(N, TILES.block_n)
-    split = tl.minimum(tl.program_id(0) // row_blocks, whole_splits)
-    block = tl.program_id(0) - split * row_blocks
-    end = block + 1
-    if split == whole_splits:
-        block *= blocks_of_last_split
+    split = tl.program_id(0) // row_blocks
+    if split < whole_splits:
+        row0 = (tl.program_id(0) % row_blocks) * TILES.block_n
+        visit_split(
+            E, C, Bias, Target, Max, Sum, TargetLogit, LogMass, row0, split, tiles_per_split, softcap, N, V, D,
+            VARIANT, TILES, E_DESCRIPTOR, C_DESCRIPTOR
+        )  # fmt: skip
+    else:
+        split = tl.cast(whole_splits, tl.int32)
+        block = (tl.program_id(0) - whole_splits * row_blocks) * blocks_of_last_split
         end = tl.minimum(block + blocks_of_last_split, row_blocks)
-    first = split * tiles_per_split
-    last = tl.minimum(first + tiles_per_split, tl.cdiv(V, TILES.block_v))
-    whole = tl.minimum(last, V // TILES.block_v)
-    for row0 in range(block * TILES.block_n, end * TILES.block_n, TILES.block_n):
-        rows = row0 + tl.arange(0, TILES.block_n)
-        row_mask = rows < N
-        target = tl.load(Target.ptr + rows.to(tl.int64) * Target.stride_row, mask=row_mask, other=-1)
-        m = tl.full((TILES.block_n,), float("-inf"), tl.float32)
-        s = tl.full((TILES.block_n,), 0.0, tl.float32)
-        z_target = tl.full((TILES.block_n,), 0.0, tl.float32)
-        # Flattened, the loads of a tile's first products run while the tile before is exponentiated.
-        for tile in tl.range(first, whole, flatten=True):
-            m, s, z_target = visit_tile(
-                m, s, z_target, E, C, Bias, LogMass, target, row0, tile, softcap, N, V, D,
-                False, VARIANT, TILES, E_DESCRIPTOR, C_DESCRIPTOR
+        for row0 in range(block * TILES.block_n, end * TILES.block_n, TILES.block_n):
+            visit_split(
+                E, C, Bias, Target, Max, Sum, TargetLogit, LogMass, row0, split, tiles_per_split, softcap, N, V, D,
+                VARIANT, TILES, E_DESCRIPTOR, C_DESCRIPTOR
             )  # fmt: skip
-        if whole < last:
-            m, s, z_target = visit_tile(
-                m, s, z_target, E, C, Bias, LogMass, target, row0, whole, softcap, N, V, D,
-                True, VARIANT, TILES, E_DESCRIPTOR, C_DESCRIPTOR
-            )  # fmt: skip
-        out = split.to(tl.int64) * N + rows
-        tl.store(Max + out, m, mask=row_mask)
-        tl.store(Sum + out, s, mask=row_mask)
-        if VARIANT.target == "fused":
-            tl.store(TargetLogit + out, z_target, mask=row_mask)
