@@ -105,7 +105,11 @@ class Schedule:
         blocks, tiles = (-(-size // block) for size, block in ((n, self.forward.block_n), (v, self.forward.block_v)))
         if self.workers is None:
             return max(1, -(-tiles // self.splits))
-        return max(1, -(-blocks * tiles // self._at_once(blocks)))
+        # A tile of the last split counts half as much again: its programs share none of their rows of C. With equal
+        # counts they were the last to finish: 1.066 of a product for 1.044 in 4 splits (H100, N=8192, V=256000).
+        programs = self._at_once(blocks)
+        whole, spare = divmod(programs, blocks)
+        return max(1, -(-3 * blocks * tiles // (3 * blocks * whole + 2 * spare)))
 
     def blocks_of_last_split(self, n: int, v: int) -> int:
         """Blocks of rows that one program does of the last split, where that is shorter than others."""
