@@ -5,6 +5,9 @@ the order they are written in: no constant is fitted. Four terms need more than 
 exact partial sums, since ``(T - 1) u sum |v|`` would pass a zero gradient. The filter's term is the dropped sum itself,
 by the oracle's own decisions, plus the tiles too close to eps to call. Roundings of numbers that are known enter with
 their sign (`enclosure`), and so does the error of a row's log sum in a sum over the vocabulary (`filtered_sum`).
+
+Beside it stands a likely bound, of what is known to be random (`random_error`): it may fail, with a known probability,
+and is the bound itself where an arithmetic does not round to nearest throughout. Verdicts are by the bound.
 """
 
 from __future__ import annotations
