@@ -43,10 +43,10 @@ class Counted:
         table = torch.from_numpy(np.concatenate([start, first, chunk.reshape(-1)]).astype(np.int32))
         if self._done is not None:
             table = table.pin_memory().to(self.live.device, non_blocking=True)
-        on_device = table.split([owners + 1, owners + 1, chunk.size])
+        starts, firsts, of_chunks = table.split([owners + 1, owners + 1, chunk.size])
         members = torch.empty(max(int(start[-1]), 1), dtype=torch.int32, device=self.live.device)
-        compact_kernel[(owners,)](self.live, on_device[0], members, self.live.shape[1], BLOCK=1024)
-        return Lists(members, *on_device, kept=int(start[-1]), firsts=first.tolist())
+        compact_kernel[(owners,)](self.live, starts, members, self.live.shape[1], BLOCK=1024)
+        return Lists(members, starts, firsts, of_chunks, kept=int(start[-1]), firsts=first.tolist())
 
 
 @dataclass(frozen=True, slots=True)

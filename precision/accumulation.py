@@ -7,6 +7,7 @@ from torch import Tensor
 
 from . import stages
 from .formats import Format
+from .random_error import RandomError
 from .stages import LARGEST_FP32, overflowing
 from .terms import Terms
 
@@ -24,7 +25,7 @@ class Accumulation:
         self.error = torch.zeros_like(like)
         self.common: Tensor | float = 0.0  # what an error that all increments have alike comes to in their sum
         self.cast = torch.zeros_like(like)  # what the casts of increments have of `error`
-        self.added = torch.zeros_like(like)  # and what the additions have
+        self.added = RandomError.certain(torch.zeros_like(like))  # and what the additions have
 
     def add(self, v: Tensor, dv: Tensor, alike: Tensor | float = 0.0, common: Tensor | float = 0.0) -> None:
         """One more increment, exactly v and computed within dv and `alike`; the latter adds up to `common` so far."""
@@ -39,9 +40,10 @@ class Accumulation:
         total = self.sum.abs() + self.error + self.common
         rounding = stages.add_increment(self.scheme, total, before, size, self.half_tiny, self.fmt)
         limit = LARGEST_FP32 if self.scheme == "fp32" else self.fmt.largest
-        rounding = overflowing(torch.maximum(size, total + rounding), rounding, limit * self.scale)
-        self.added = self.added + rounding
-        self.error = self.error + rounding
+        largest = torch.maximum(size, total + rounding.largest)
+        rounding = rounding.rest_certain(overflowing(largest, rounding.largest, limit * self.scale))
+        self.added = self.added.plus(rounding)
+        self.error = self.error + rounding.largest
 
     def output_cast(self) -> Tensor:
         """What the cast of the result adds to `error`: the companion is dropped, or the fp32 buffer rounded."""
@@ -60,4 +62,4 @@ class Accumulation:
         terms = Terms(by_stage).merge(increments)
         if self.scheme in ("storage", "kahan"):
             terms.add("cast_increment", self.cast)
-        return terms.add("add_increment", self.added).add("cast_output", self.output_cast())
+        return terms.add("add_increment", self.added.largest).add("cast_output", self.output_cast())

@@ -13,6 +13,7 @@ from ccelab.kernels.backend import IS_INTERPRETED
 from .enclosure import Enclosure
 from .formats import FP32, Format, U
 from .products import Products, blockwise
+from .random_error import RandomError
 
 MMA_TERMS = 16
 """Products that a Hopper tensor core adds at once."""
@@ -28,8 +29,9 @@ class Arithmetic:
     """An arithmetic that admits every order of summation, tensor cores, which truncate, and fast exponentials."""
 
     name: str = "fp32 in any order, or tensor cores"
+    rounds_to_nearest: bool = False  # everywhere; then errors are random, else certain
 
-    def product(self, absolute: Tensor, size: Tensor, terms: int, steps: int = 1) -> Tensor:
+    def product(self, absolute: Tensor, size: Tensor, terms: int, steps: int = 1) -> RandomError:
         """The error of fp32 products of `terms` pairs, from A = sum |a||b| and their size, in so many `steps` of the
         kernel.
 
@@ -37,7 +39,7 @@ class Arithmetic:
         then truncates to 24 bits: at most (8 + 2) u of the terms' sum per step of 16. Rounding to nearest costs u per
         addition.
         """
-        return (max(terms, 10 * -(-terms // MMA_TERMS)) + 1) * U * absolute
+        return RandomError.certain((max(terms, 10 * -(-terms // MMA_TERMS)) + 1) * U * absolute)
 
     def logits(self, e: Tensor, c: Tensor, block_d: int, fmt: Format) -> Products:
         """E C^T, (N, n), that is summed in blocks of block_d columns.
@@ -64,41 +66,57 @@ class Arithmetic:
         error = U * (in_block * absolute + accumulator * largest) / (1 - accumulator * U)
         return Products(absolute, error, None)
 
-    def tile_sum(self, terms: Tensor, margin: Tensor) -> Tensor:
+    def tile_sum(self, terms: Tensor, margin: Tensor) -> RandomError:
         """(N, 1) the error of fp32 sums of (N, n) terms >= 0, which are computed to within a factor 1 + `margin`."""
-        return terms.shape[1] * U * (1 + margin) * terms.sum(1, keepdim=True)
+        return RandomError.certain(terms.shape[1] * U * (1 + margin) * terms.sum(1, keepdim=True))
 
-    def column_sum(self, g: Tensor, error: Tensor, block_n: int) -> Tensor:
+    def column_sum(self, g: Tensor, error: Tensor, block_n: int) -> RandomError:
         """(n,) the error of fp32 sums over the rows of g (N, n), computed within `error`: of a tile, then of tiles."""
-        return (block_n + -(-len(g) // block_n)) * U * (g.abs() + error).sum(0)
+        return RandomError.certain((block_n + -(-len(g) // block_n)) * U * (g.abs() + error).sum(0))
 
-    def exponential(self, x: Tensor, *, pieces: bool = False) -> Tensor:
-        """Relative error of exp(-x), x >= 0: the GPU multiplies by log2(e) and calls ex2.approx.
+    def exponential(self, x: Tensor, less: Tensor) -> RandomError:
+        """Relative error of exp(-x), x >= 0, or an x that is `less` by that much: the GPU multiplies by log2(e) and
+        calls ex2.approx.
 
-        2 + 1.173 |x| ulp (CUDA C++ Programming Guide, __expf). `pieces`: x is covered by several exponentials, of which
-        one is counted in full.
+        2 + 1.173 |x| ulp (CUDA C++ Programming Guide, __expf).
         """
-        return U * (4 + 2 * 1.173 * x)
+        return RandomError.certain(U * (4 + 2 * 1.173 * x))
 
     def skew(self, x: Tensor) -> Tensor:
         """What is known of the exponent of a computed exp(-x), before any rounding."""
         return torch.zeros_like(x)
 
-    def logarithm(self, log_s: Tensor) -> Tensor:
+    def logarithm(self, log_s: Tensor) -> RandomError:
         """Error of a computed log s, within 2 ulp."""
-        return 4 * U * log_s.abs()
+        return RandomError.certain(4 * U * log_s.abs())
 
     def upstream(self, gradient: Tensor) -> Enclosure:
         """What reaches the kernel of an exact upstream gradient: it comes divided by N and rounded to fp32."""
         return Enclosure.around(gradient, 2 * U * gradient.abs())
 
-    def residual(self, first: Tensor, second: Tensor, q: Tensor) -> Tensor:
-        """Rounding error of dloss (p - q) + dlse p, from the sizes of its terms: a difference, two products, a sum."""
-        return 3 * U * (first + second)
+    def residual(self, minus: Tensor, p: Tensor, q: Tensor, d_loss: Enclosure, d_lse: Enclosure) -> RandomError:
+        """Rounding error of dloss (p - q) + dlse p, from the sizes of p - q and p: two products, two sums."""
+        return RandomError.certain(3 * U * (minus * d_loss.largest + p * d_lse.largest))
 
     def cast(self, g: Tensor, error: Tensor, scale: Tensor, fmt: Format) -> Enclosure | None:
         """Residuals within `error` of g after their rounding to `fmt` at a power-of-two `scale`, where it is known."""
         return None
+
+
+LOG_HALVES = ((2.0, 3.06, 0.85), (4.0, 2.33, 0.55), (8.0, 1.75, 0.55), (64.0, 1.42, 0.55))
+"""Of numpy's log from the first number on: the largest error in halves of a unit in the last place, and its variance
+proxy in squares of them. It has more than one rounding inside."""
+
+LOG_BIAS = 0.125
+"""In such halves: the mean over 8000 arguments in a row."""
+
+EXP2_REST_NEAR_0 = 0.4
+"""What numpy's exp2 adds to half a unit in the last place on [-2^-10, 0], in such halves."""
+
+
+def _addition(a: Tensor, b: Tensor, factor: Tensor) -> RandomError:
+    """(N, 1) all errors of (N, k) sums a + b of numbers >= 0, computed to within a factor."""
+    return RandomError.addition(FP32.half_ulp((a + b) * factor), torch.minimum(a, b) * factor).sum(1)
 
 
 @dataclass(frozen=True)
@@ -106,16 +124,21 @@ class Interpreter(Arithmetic):
     """Our kernels in Triton's interpreter: a block's product is exact but for one rounding (`kernels.emulation`), and
     numpy sums pairwise, exponentiates and takes logarithms.
 
-    numpy 2.4's fp32 functions with AVX-512, over all arguments: exp2 on [-126, 0] errs by at most 1.75 u, relatively;
-    log by 3.96 u on (1, 4), by 1.41 u above. glibc's are within an ulp, 2 u. A test tries some on the machine at hand.
+    numpy 2.4's fp32 functions with AVX-512, over all arguments: exp2 on [-126, 0] errs by at most 1.75 u, relatively,
+    and 2.01 halves of a unit in the last place, 1.35 on [-2^-10, 0]; log by 3.96 u on (1, 4), above 2 as LOG_HALVES
+    has it. glibc's are within 1.01 and, above 2, 1.08 halves. A test tries some on the machine at hand. The last
+    rounding of exp2 is as random as any other; what its table is off by is not: over a narrow range it has one sign.
     """
 
     name: str = "Triton's interpreter"
+    rounds_to_nearest: bool = True
 
-    def product(self, absolute: Tensor, size: Tensor, terms: int, steps: int = 1) -> Tensor:
+    def product(self, absolute: Tensor, size: Tensor, terms: int, steps: int = 1) -> RandomError:
         """Every step rounds its own product, and all but the first the sum."""
         exact = (2 * terms + 4) * DOUBLE_U * absolute
-        return exact + (FP32.half_ulp(size + exact) if steps == 1 else steps * U * (absolute + exact))
+        if steps > 1:
+            return RandomError.certain(exact + steps * U * (absolute + exact))
+        return RandomError.rounding(FP32.half_ulp(size + exact), last=0.0).plus(RandomError.certain(exact))
 
     def logits(self, e: Tensor, c: Tensor, block_d: int, fmt: Format) -> Products:
         """Products of numbers that are known: so are their roundings, unless one is a tie but for float64's error.
@@ -130,51 +153,72 @@ class Interpreter(Arithmetic):
             total = total.plus(block)
         return Products(absolute, total.error(e @ c.T).largest + (2 * e.shape[1] + 4) * DOUBLE_U * absolute, total)
 
-    def tile_sum(self, terms: Tensor, margin: Tensor) -> Tensor:
+    def tile_sum(self, terms: Tensor, margin: Tensor) -> RandomError:
         """Eight running sums for up to 128 terms, joined in three steps, and halves of what is longer."""
-        length, size = min(terms.shape[1], 128), (1 + margin)[:, :, None, None]
-        running = terms.unflatten(1, (-1, length // 8, 8)).cumsum(2)
-        rounding = FP32.half_ulp(running[:, :, 1:] * size).sum((1, 2, 3))
+        length, size = min(terms.shape[1], 128), 1 + margin
+        lanes = terms.unflatten(1, (-1, length // 8, 8))
+        running = lanes.cumsum(2)
+        rounding = _addition(running[:, :, :-1].flatten(1), lanes[:, :, 1:].flatten(1), size)
         sums = running[:, :, -1].flatten(1)  # neighbours are joined, until there is one
         while sums.shape[1] > 1:
+            rounding = rounding.plus(_addition(sums[:, ::2], sums[:, 1::2], size))
             sums = sums.unflatten(1, (-1, 2)).sum(2)
-            rounding = rounding + FP32.half_ulp(sums * (1 + margin)).sum(1)
-        return rounding[:, None]
+        return rounding
 
-    def column_sum(self, g: Tensor, error: Tensor, block_n: int) -> Tensor:
+    def column_sum(self, g: Tensor, error: Tensor, block_n: int) -> RandomError:
         """One row after another in a tile, one tile after another: errors are relative to those partial sums."""
-        bound, total, uncertain = (g.new_zeros(g.shape[1]) for _ in range(3))
+        total, uncertain = g.new_zeros(g.shape[1]), g.new_zeros(g.shape[1])
+        bound = RandomError.certain(total)
         for rows, errors in zip(g.split(block_n), error.split(block_n), strict=True):
-            uncertain = uncertain + errors.sum(0)
             # Scaled by its power of two each row's g is what it was, or subnormal.
-            partial = FP32.half_ulp(rows.cumsum(0).abs() + errors.cumsum(0) + len(rows) * U * rows.abs().sum(0))
-            bound = bound + partial.sum(0)
-            total = total + rows.sum(0)
-            bound = bound + FP32.half_ulp(total.abs() + uncertain + bound)
+            partial = rows.cumsum(0).abs() + errors.cumsum(0) + len(rows) * U * rows.abs().sum(0)
+            before = torch.cat([torch.zeros_like(partial[:1]), partial[:-1]])
+            added = RandomError.addition(FP32.half_ulp(partial), torch.minimum(before, rows.abs() + errors)).sum(0)
+            bound = bound.plus(RandomError(*(x[0] for x in added)))
+            here = rows.sum(0)
+            uncertain = uncertain + errors.sum(0)
+            smaller = torch.minimum(total.abs(), here.abs()) + uncertain + bound.largest
+            total = total + here
+            bound = bound.plus(RandomError.addition(FP32.half_ulp(total.abs() + uncertain + bound.largest), smaller))
         return bound
 
-    def exponential(self, x: Tensor, *, pieces: bool = False) -> Tensor:
-        """The product with log2(e) is rounded, and exp2 has 2 u; log2(e) itself is a matter of `skew`."""
-        if pieces:
-            return (1 - LOG2_E_ERROR) * U * x + 2 * U
-        return math.log(2) * FP32.half_ulp(x * (1 + 2 * U) / math.log(2)) + 2 * U
+    def exponential(self, x: Tensor, less: Tensor) -> RandomError:
+        """The product with log2(e) is rounded, and exp2 has 1.75 u; log2(e) itself is a matter of `skew`."""
+        product = math.log(2) * FP32.half_ulp(x * (1 + 2 * U) / math.log(2))
+        # of a result that is no smaller than exp(-x), with the ulp of one that may be larger
+        half = (FP32.half_ulp(torch.exp(less - x)) / torch.exp(-x)).nan_to_num(nan=U).clamp(max=U)
+        rest = torch.where(x < 2.0**-10, EXP2_REST_NEAR_0 * half, half)
+        random = RandomError.rounding(product, last=0.0).plus(RandomError.rounding(half, last=0.0))
+        return random.plus(RandomError.certain(rest))
 
     def skew(self, x: Tensor) -> Tensor:
         """log2(e) in fp32 is 0.224 u too small."""
         return -LOG2_E_ERROR * U * x
 
-    def logarithm(self, log_s: Tensor) -> Tensor:
-        return torch.where(log_s < math.log(4), 4 * U, 2 * U) * log_s.abs()
+    def logarithm(self, log_s: Tensor) -> RandomError:
+        half = FP32.half_ulp(log_s.abs() * (1 + 2.0**-16))
+        largest, proxy = 4 * U * log_s.abs(), math.inf * half
+        for least, halves, square in LOG_HALVES:
+            is_above = log_s >= math.log(least)
+            largest = torch.where(is_above, halves * half, largest)
+            proxy = torch.where(is_above, square * half.square(), proxy)
+        random = RandomError(largest, LOG_BIAS * half, proxy)
+        return random.certain_where(proxy == math.inf)
 
     def upstream(self, gradient: Tensor) -> Enclosure:
         """torch's autograd divides in float64 and rounds once."""
         return Enclosure.around(gradient, 4 * DOUBLE_U * gradient.abs()).rounded()
 
-    def residual(self, first: Tensor, second: Tensor, q: Tensor) -> Tensor:
-        """p - 0 is exact, p - 1 rounds once, and so do two products and a sum, which is exact where a term is 0. The
+    def residual(self, minus: Tensor, p: Tensor, q: Tensor, d_loss: Enclosure, d_lse: Enclosure) -> RandomError:
+        """p - 0 is exact, and p - 1 from p = 1/2 on (Sterbenz); products with powers of two are, and a sum with 0. The
         row's power of two, which comes later, changes no rounding."""
-        terms = torch.where(q > 0, U * first, 0.0) + FP32.half_ulp(first) + FP32.half_ulp(second)
-        return terms + torch.where((first > 0) & (second > 0), FP32.half_ulp(first + second), 0.0)
+        inexact = torch.where((q > 0) & (minus >= 0.5), FP32.half_ulp(minus), 0.0)
+        difference = RandomError.addition(inexact, p).times(d_loss.largest)
+        first, second = minus * d_loss.largest, p * d_lse.largest
+        for size, factor in ((first, d_loss), (second, d_lse)):
+            is_power = (factor.low == factor.high) & (torch.frexp(factor.low).mantissa.abs() == 0.5)
+            difference = difference.plus(RandomError.rounding(torch.where(is_power, 0.0, FP32.half_ulp(size))))
+        return difference.plus(RandomError.addition(FP32.half_ulp(first + second), torch.minimum(first, second)))
 
     def cast(self, g: Tensor, error: Tensor, scale: Tensor, fmt: Format) -> Enclosure | None:
         low, high = Enclosure.around(g / scale, error / scale).rounded(fmt.dtype)

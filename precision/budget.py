@@ -5,6 +5,9 @@ the order they are written in: no constant is fitted. Four terms need more than 
 exact partial sums, since ``(T - 1) u sum |v|`` would pass a zero gradient. The filter's term is the dropped sum itself,
 by the oracle's own decisions, plus the tiles too close to eps to call. Roundings of numbers that are known enter with
 their sign (`enclosure`), and so does the error of a row's log sum in a sum over the vocabulary (`filtered_sum`).
+
+Beside it stands a likely bound, of what is known to be random (`random_error`): it may fail, with a known probability,
+and is the bound itself where an arithmetic does not round to nearest throughout. Verdicts are by the bound.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ccelab.kernels import Schedule, Statistics, Variant
@@ -24,6 +28,7 @@ from .forward_budget import forward_error
 from .gradient_budget import GradientBudget
 from .measure import worst_ratio
 from .order import order_of
+from .random_error import RandomError, likely
 from .segment_budget import SegmentBudget
 from .stages import STAGES
 from .terms import Terms
@@ -42,6 +47,7 @@ class Budget:
     """
 
     bound: Solution
+    likely: Solution  # no more than `bound`, nor exceeded anywhere but for a probability of `random_error.FAILURE`
     tiles_live_e: tuple[int, int]  # at least, at most this many tiles of dE are kept
     tiles_live_c: tuple[int, int]
     stages: dict[str, dict[str, Tensor]]  # by output and stage, for outputs of at most KEPT elements
@@ -94,29 +100,35 @@ def budget(
     forward = stream.forward(rows)
     error = forward_error(stream, rows, variant, schedule, arithmetic, by_stage)
     ledger = _Ledger(by_stage)
-    bounds = {
-        name: ledger.whole(name, terms)
-        for name, terms in forward_budget.outputs(stream, rows, forward, error, variant).items()
-    }
-    n, v, d = problem.shape
-    d_classifier = stream.embeddings.new_zeros((v, d))
-    d_bias = None if problem.bias is None else stream.embeddings.new_zeros(v)
+    found = forward_budget.outputs(stream, rows, forward, error, variant)
+    bounds = {name: ledger.whole(name, terms) for name, (terms, _) in found.items()}
+    _, v, d = problem.shape
+    of_columns = {"d_classifier": stream.embeddings.new_zeros((v, d))}
+    if problem.bias is not None:
+        of_columns["d_bias"] = stream.embeddings.new_zeros(v)
     gradients = (
         SegmentBudget(stream, rows, variant, schedule, error, arithmetic, by_stage, taken)
         if variant.granularity == "segment"
         else GradientBudget(stream, rows, variant, schedule, error, arithmetic, by_stage)
     )
-    for columns, of_classifier, of_bias in gradients.chunks(order):
-        d_classifier[columns] = ledger.part("d_classifier", (v, d), columns, of_classifier)
-        if d_bias is not None and of_bias is not None:
-            d_bias[columns] = ledger.part("d_bias", (v,), columns, of_bias)
+    probable = _Probable(len(bounds) + len(of_columns) + 1)
+    if arithmetic.rounds_to_nearest:
+        for name, (_, random) in found.items():
+            probable.whole(name, random)
+    for columns, *parts in gradients.chunks(order):
+        for (name, whole), part in zip(of_columns.items(), parts, strict=False):
+            assert part is not None
+            terms, random = part
+            whole[columns] = ledger.part(name, tuple(whole.shape), columns, terms)
+            if gradients.is_random:
+                probable.part(name, whole, columns, random)
+    terms, random = gradients.d_embeddings
+    bounds |= {"d_embeddings": ledger.whole("d_embeddings", terms), **of_columns}
+    if gradients.is_random:
+        probable.whole("d_embeddings", random)
     return Budget(
-        bound=Solution(
-            **bounds,
-            d_embeddings=ledger.whole("d_embeddings", gradients.d_embeddings),
-            d_classifier=d_classifier,
-            d_bias=d_bias,
-        ),
+        bound=Solution(**bounds),
+        likely=Solution(**(bounds | probable.bounds)),
         tiles_live_e=gradients.live_e,
         tiles_live_c=gradients.live_c,
         stages=ledger.stages,
@@ -133,6 +145,22 @@ def _chunk(problem: Problem, schedule: Schedule, by_stage: bool) -> int:
     block, terms = schedule.backward.block_v, schedule.terms_per_increment
     step = math.lcm(schedule.forward.block_v, max(1, terms // block) * block)
     return max(1, 2 ** (24 if by_stage else 26) // max(problem.shape[0], 1) // step) * step
+
+
+class _Probable:
+    """Bounds that fail with a probability of `random_error.FAILURE`, of which every output has the same share."""
+
+    def __init__(self, outputs: int) -> None:
+        self.share = 1 / outputs
+        self.bounds: dict[str, Tensor] = {}
+
+    def whole(self, output: str, random: RandomError) -> None:
+        self.bounds[output] = likely(random, random.largest.numel(), self.share)
+
+    def part(self, output: str, like: Tensor, columns: Tensor, random: RandomError) -> None:
+        """Of an output that is like another, in some of its rows."""
+        whole = self.bounds.setdefault(output, torch.zeros_like(like))
+        whole[columns] = likely(random, like.numel(), self.share)
 
 
 class _Ledger:

@@ -8,6 +8,7 @@ from torch import Tensor
 from . import stages
 from .accumulation import Accumulation
 from .increment import Increment
+from .random_error import RandomError
 from .terms import Terms
 
 
@@ -19,6 +20,7 @@ class FilteredSum:
         put down to."""
         self.total, self.is_filtered, self.kappa, self.known_by = total, is_filtered, kappa, known_by
         self._largest_kappa = None if kappa is None else kappa.total
+        self._increments: RandomError | None = RandomError.certain(torch.zeros_like(total.sum))
         self._dropped, self._doubtful, self._own, self._known, self._alike = (
             torch.zeros_like(total.sum) for _ in range(5)
         )
@@ -41,6 +43,11 @@ class FilteredSum:
         self._doubtful += in_doubt
         self._own += left_out + torch.where(taken, tile.own, 0.0)
         self.total.error += left_out
+        if tile.random is None or self._increments is None:
+            self._increments = None
+        else:
+            certain = RandomError.certain(left_out + in_doubt)
+            self._increments = self._increments.plus(tile.random.masked(taken)).plus(certain)
         self.total.add(middle, torch.where(taken, tile.error, 0.0) + in_doubt, alike, common)
 
     def terms(self, increments: Terms) -> Terms:
@@ -52,3 +59,13 @@ class FilteredSum:
             increments.add("is_live", self._doubtful)
         terms = self.total.terms(increments.by_stage, increments).add(self.known_by, self._known.abs())
         return terms.add("is_live", stages.is_live(self._dropped)) if self.is_filtered else terms
+
+    def random(self, largest: Tensor, kappa: RandomError | None) -> RandomError:
+        """What of the bound `largest` of the result is random; `kappa` (N, 1) is what is of the number of that name."""
+        if self._increments is None:
+            return RandomError.certain(largest)
+        found = self._increments.plus(self.total.added)
+        if kappa is not None:
+            found = found.plus(kappa.times(self._alike.abs()))
+        certain = self._known.abs() + self._dropped.abs() + self.total.output_cast()
+        return found.plus(RandomError.certain(certain))._replace(largest=largest)

@@ -14,10 +14,12 @@ from ccelab.reference.formula import FLOAT64, Rows
 
 from . import stages
 from .arithmetic import Arithmetic
+from .coincidences import coincidences
 from .enclosure import Enclosure
 from .fold import Fold
 from .formats import U
 from .logit_error import logit_error
+from .random_error import RandomError
 from .terms import Terms
 
 
@@ -30,7 +32,11 @@ class ForwardError:
     target_logit: Terms  # of the logit at the target
     lse_signed: Enclosure  # of the error that `lse_from_logits` bounds
     target_signed: Enclosure  # and of that at the target
-    maximum: Tensor  # of the largest logit
+    top: Enclosure  # the computed largest logit
+    maximum: Tensor  # its error
+    random: RandomError  # of the log sum, whose bound `log_sum` is
+    alike: Tensor  # in how many rows that error may be the same
+    same_log: Tensor  # and in how many the log sum
 
 
 def forward_error(
@@ -39,7 +45,7 @@ def forward_error(
     """Perturbed logits, exponentials, sums of a tile, rescaling, joining the splits."""
     tiles = schedule.forward
     maximum = rows.maximum
-    exponentials, widest = torch.zeros_like(maximum), torch.zeros_like(maximum)
+    widest = torch.zeros_like(maximum)
     perturbation, at_target = Terms(by_stage), Terms(by_stage)
     fallen, risen, low_target, high_target = (torch.zeros_like(maximum) for _ in range(4))
     top = Enclosure(torch.full_like(maximum, -torch.inf), torch.full_like(maximum, -torch.inf))
@@ -54,31 +60,46 @@ def forward_error(
         top = Enclosure(*(torch.maximum(x, y) for x, y in zip(top, highest, strict=True)))
         risen += moved_softmax(part, lse, signed.high, error.total).sum(1, keepdim=True)
         fallen += torch.where(part.softmax > 0, part.softmax * torch.expm1(signed.low), 0.0).sum(1, keepdim=True)
-        distance = (maximum - part.logits).clamp(max=torch.finfo(torch.float32).max)
-        exponentials += stages.exponentials(part.softmax, distance, arithmetic)
         is_target = part.columns == stream.targets
         for stage, bound in error.masked(is_target).items():
             at_target.add(stage, bound.sum(1, keepdim=True))
         low_target += torch.where(is_target, signed.low, 0.0).sum(1, keepdim=True)
         high_target += torch.where(is_target, signed.high, 0.0).sum(1, keepdim=True)
         widest = torch.maximum(widest, error.total.amax(1, keepdim=True))
-        fold.add(part.logits, error.total)
+        fold.add(part.logits, error.total, found.computed(part.logits))
     log_s = torch.log1p(rows.rest)
-    joined, logarithm = stages.join_splits(fold.splits, log_s, arithmetic)
-    relative = Terms(by_stage).add("exponentials", exponentials)
-    relative.add("fold_tile", fold.error)
-    relative.add("join_splits", joined)
+    top_error, top = top.error(maximum).largest, top.rounded()
+    joined, logarithm = fold.joined(maximum, top, log_s)
+    relative = Terms(by_stage).add("exponentials", fold.exponentials.largest)
+    relative.add("fold_tile", fold.error.largest)
+    relative.add("join_splits", joined.largest)
     # log of a sum within `relative`
-    log_sum = relative.shared(-torch.log1p(-relative.total.clamp(max=0.5))).add("join_splits", logarithm)
+    of_log = -torch.log1p(-relative.total.clamp(max=0.5))
+    log_sum = relative.shared(of_log).add("join_splits", logarithm.largest)
+    random = fold.exponentials.plus(fold.error).plus(joined)
+    random = random.times(torch.where(relative.total > 0, of_log / relative.total, 1.0)).plus(logarithm)
     if variant.target == "indexed":
         at_target = _indexed_error(stream, rows, tiles, by_stage)
         low_target, high_target = -at_target.total, at_target.total
     # The lse rises with every logit; no more than the largest error of one either, since its slope is 1 at most.
     low = torch.maximum(torch.log1p(fallen.clamp(min=-1)), -widest)
-    lse_signed = Enclosure(low, torch.minimum(torch.log1p(risen), widest))
+    # It also has what is known of the exponentials.
+    lse_signed = Enclosure(low + fold.known, torch.minimum(torch.log1p(risen), widest) + fold.known)
     lse_from_logits = perturbation.shared(lse_signed.largest)
     target_signed = Enclosure(low_target, high_target)
-    return ForwardError(lse_from_logits, log_sum, at_target, lse_signed, target_signed, top.error(maximum).largest)
+    same_log = coincidences(log_s.T).T
+    return ForwardError(
+        lse_from_logits,
+        log_sum,
+        at_target,
+        lse_signed,
+        target_signed,
+        top=top,
+        maximum=top_error,
+        random=random._replace(largest=log_sum.total),
+        alike=torch.maximum(same_log, coincidences(maximum.T).T),
+        same_log=same_log,
+    )
 
 
 def moved_softmax(part: ResidualChunk, lse: Tensor, error: Tensor, of_logit: Tensor) -> Tensor:
@@ -103,27 +124,49 @@ def _indexed_error(stream: Stream, rows: Rows, tiles: Tiles, by_stage: bool) -> 
     return error
 
 
-def outputs(stream: Stream, rows: Rows, forward: Forward, error: ForwardError, variant: Variant) -> dict[str, Terms]:
-    """(N,) bounds of loss and lse and that of the reduced loss, by stage."""
+def outputs(
+    stream: Stream, rows: Rows, forward: Forward, error: ForwardError, variant: Variant
+) -> dict[str, tuple[Terms, RandomError]]:
+    """(N,) bounds of loss and lse and that of the reduced loss, by stage, and what of it is random."""
     lse, m, loss = forward.lse[:, None], forward.max_logit[:, None], forward.loss[:, None]
-    gap = (m - forward.target_logit[:, None]).abs() if variant.target == "fused" else lse.abs()
+    log_s, gap = torch.log1p(rows.rest), m - forward.target_logit[:, None]
+    is_fused = variant.target == "fused"
     by_stage = error.log_sum.by_stage
 
-    def total(terms: Terms) -> Terms:
+    def whole(terms: Terms, random: RandomError, rounding: RandomError, of_logits: Tensor) -> tuple[Terms, RandomError]:
         """Rounding of the bound's own sum, and ignored rows."""
-        row = terms.masked(stream.valid).times(1 + 4 * U)
-        return Terms(by_stage, {stage: bound[:, 0] for stage, bound in row.items()})
+        terms.add("token_loss", rounding.largest)
+        random = random.plus(rounding).plus(RandomError.certain(of_logits))
+        row = Terms(by_stage, {stage: x[:, 0] for stage, x in terms.masked(stream.valid).times(1 + 4 * U).items()})
+        random = RandomError(*(x[:, 0] for x in random.masked(stream.valid).times(1 + 4 * U)))
+        return row, random._replace(largest=row.total)
 
-    lse_bound = Terms(by_stage).merge(error.lse_from_logits).merge(error.log_sum)
-    lse_bound.add("token_loss", stages.token_loss(lse, torch.zeros_like(lse), lse_bound.total))
     through_logits = Terms(by_stage).merge(error.lse_from_logits).merge(error.target_logit)
-    loss_bound = through_logits.shared(error.lse_signed.minus(error.target_signed).largest).merge(error.log_sum)
-    loss_bound.add("token_loss", stages.token_loss(loss, gap, loss_bound.total))
-    made = {"loss": total(loss_bound), "lse": total(lse_bound)}
+    signed = error.lse_signed.minus(error.target_signed)
+    lse_bound = Terms(by_stage).merge(error.lse_from_logits).merge(error.log_sum)
+    loss_bound = through_logits.shared(signed.largest).merge(error.log_sum)
+    smaller = torch.minimum(m.abs(), log_s.abs())
+    lse_rounding = stages.token_loss(lse, smaller, torch.zeros_like(lse), lse_bound.total)
+    smaller = torch.minimum(gap.abs(), log_s.abs()) if is_fused else loss.abs() + lse.abs()
+    loss_rounding = stages.token_loss(loss, smaller, gap if is_fused else lse, loss_bound.total)
+    made = {
+        "loss": whole(loss_bound, error.random, loss_rounding, signed.largest),
+        "lse": whole(lse_bound, error.random, lse_rounding, error.lse_signed.largest),
+    }
     made["reduced"] = made["loss"]
     if stream.problem.reduction != "none":
-        reduced = {stage: stream.reduce(bound) for stage, bound in made["loss"].items()}
-        made["reduced"] = Terms(by_stage, reduced).times(1 + 4 * U)
-        exact, moved = stream.reduce(forward.loss), made["reduced"].total
-        made["reduced"].add("reduce_losses", stages.reduce_losses(exact, moved))
+        made["reduced"] = _reduced(stream, forward, error, *made["loss"])
     return made
+
+
+def _reduced(
+    stream: Stream, forward: Forward, error: ForwardError, terms: Terms, random: RandomError
+) -> tuple[Terms, RandomError]:
+    """() the bound of the reduced loss."""
+    reduced = Terms(terms.by_stage, {stage: stream.reduce(bound) for stage, bound in terms.items()}).times(1 + 4 * U)
+    rounding = stages.reduce_losses(stream.reduce(forward.loss), reduced.total)
+    each = stream.reduce(stream.valid[:, 0].double()) / stream.valid.sum().clamp(min=1)
+    proxy = stream.reduce(random.proxy * error.alike[:, 0]) * each
+    systematic = stream.reduce(random.systematic) + rounding
+    reduced.add("reduce_losses", rounding)
+    return reduced, RandomError(reduced.total, systematic, proxy)

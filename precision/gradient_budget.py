@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -15,15 +16,20 @@ from ccelab.reference.formula import FLOAT64, Rows
 from . import stages
 from .accumulation import Accumulation
 from .arithmetic import DOUBLE_U, Arithmetic
+from .coincidences import coincidences
 from .filtered_sum import FilteredSum
 from .formats import Format, U
 from .forward_budget import ForwardError
 from .increment import Increment, Slice, increment
 from .logit_error import LogitError, logit_error, steepest_cap
+from .random_error import RandomError
 from .residual_error import ResidualError
 from .softmax_error import SoftmaxError, softmax_error
 from .stages import EXP_UNDERFLOW, LARGEST_FP32
 from .terms import Terms
+
+Bound = tuple[Terms, RandomError]
+"""By stage, and what of it is random."""
 
 HEADROOM: float = accumulate.HEADROOM.value  # dE is summed at this over the scale of its row
 
@@ -62,8 +68,11 @@ class GradientBudget:
         self.live_e = self.live_c = (0, 0)
         self._sum: FilteredSum | None = None
         self._increments = Terms(by_stage)
+        # Residuals of 16 bits are known but for a few, and what remains is theirs.
+        self.is_random = arithmetic.rounds_to_nearest and self.fmt.is_fp32
+        self._random_kappa: RandomError | None = None
 
-    def chunks(self, order: Tensor | None) -> Iterator[tuple[Tensor, Terms, Terms | None]]:
+    def chunks(self, order: Tensor | None) -> Iterator[tuple[Tensor, Bound, Bound | None]]:
         """(columns, bound of dC there, bound of dbias there) for each chunk of the vocabulary; dE's grows with them."""
         for part in self.stream.residuals(self.rows, order):
             dg = self._residual_error(part)
@@ -72,16 +81,24 @@ class GradientBudget:
                     self.stream.embeddings, self.variant.filter_e, dg.kappa, self.scale / HEADROOM
                 )
             surely, maybe = self._live_tiles(part.residual + dg.known, dg.apart().own.total)
+            self._random_kappa = dg.random_kappa
+            across = dg
+            if self.is_random:
+                pieces = -(-self.stream.vocabulary // self.stream.chunk)
+                exponent = part.logits - formula.lse(FLOAT64, self.rows)
+                across = dg.along_columns(coincidences(exponent.T).T, self.error.alike, self.error.same_log)
+                dg = dg.along_rows(coincidences(exponent, pieces))
             self._walk_vocabulary(part, dg, surely, maybe)
-            dg = dg.apart()
+            dg = across.apart()
             d_bias = None if self.stream.problem.bias is None else self._bias_bound(part.residual, dg)
             yield part.columns, self._walk_rows(part, dg, surely, maybe), d_bias
 
     @property
-    def d_embeddings(self) -> Terms:
+    def d_embeddings(self) -> Bound:
         """(N, D), after all chunks."""
         assert self._sum is not None
-        return self._sum.terms(self._increments)
+        terms = self._sum.terms(self._increments)
+        return terms, self._sum.random(terms.total, self._random_kappa)
 
     def _filtered(
         self, like: Tensor, is_filtered: bool, kappa: Terms | None, scale: Tensor | float = 1.0
@@ -100,9 +117,11 @@ class GradientBudget:
         first, second = minus + moved, part.softmax + moved
         size = d_loss.largest + d_lse.largest
         own = softmax.own.times(size)
-        own.add("load_upstream", stages.load_upstream(first, second, d_loss, d_lse))
-        rounding = stages.residual(first * d_loss.largest, second * d_lse.largest, onehot, self.arithmetic)
-        own.add("residual", rounding)
+        loaded = stages.load_upstream(first, second, d_loss, d_lse)
+        rounding = stages.residual(first, second, onehot, d_loss, d_lse, self.arithmetic)
+        own.add("load_upstream", loaded).add("residual", rounding.largest)
+        common = softmax.common * size
+        random = softmax.random.times(size).plus(rounding).plus(RandomError.certain(loaded))
         total = d_loss.middle + d_lse.middle
         known = (part.softmax - onehot) * (d_loss.middle - stream.d_loss)
         known = known + part.softmax * (d_lse.middle - stream.d_lse) + softmax.known * total
@@ -110,11 +129,16 @@ class GradientBudget:
         if softcap is not None:
             slope = formula.cap_derivative(FLOAT64, part.raw, softcap)
             known, alike = known * slope, alike * slope
+            steepest = steepest_cap(part.raw, logit.raw.total, softcap)
+            random, common = random.times(steepest), common * steepest
             own = self._soft_cap_slope(own, part, logit, first * d_loss.largest + second * d_lse.largest, size)
         # an infinity times a 0 of E or C would be NaN
         own = own.clamped(1e300).masked(stream.valid)
         known, alike = (torch.where(stream.valid, x, 0.0) for x in (known, alike))
-        return ResidualError(known, alike, softmax.kappa.masked(stream.valid), own)
+        random = random.rest_certain(own.total).masked(stream.valid)
+        random_kappa = softmax.random_kappa.masked(stream.valid)
+        found = ResidualError(known, alike, softmax.kappa.masked(stream.valid), own)
+        return replace(found, random=random, random_kappa=random_kappa, common=common) if self.is_random else found
 
     def _soft_cap_slope(self, own: Terms, part: ResidualChunk, logit: LogitError, g: Tensor, size: Tensor) -> Terms:
         """`own` after the product with the computed slope; `g` is the largest that the residual before it may be."""
@@ -190,7 +214,7 @@ class GradientBudget:
             for stage, w in cast.own.masked(self._spread(maybe, g)).items():
                 self._increments.add(stage, w @ classifier.abs())
 
-    def _walk_rows(self, part: ResidualChunk, dg: ResidualError, surely: Tensor, maybe: Tensor) -> Terms:
+    def _walk_rows(self, part: ResidualChunk, dg: ResidualError, surely: Tensor, maybe: Tensor) -> Bound:
         """(n, D) the bound of dC in these columns."""
         embeddings, block = self.stream.embeddings, self.tiles.block_n
         if not self.variant.filter_c:
@@ -216,9 +240,10 @@ class GradientBudget:
         if self.by_stage:
             for stage, w in cast.own.masked(self._spread(maybe, part.residual)).items():
                 increments.add(stage, w.T @ embeddings.abs())
-        return total.terms(increments)
+        terms = total.terms(increments)
+        return terms, total.random(terms.total, None)
 
-    def _bias_bound(self, g: Tensor, dg: ResidualError) -> Terms:
+    def _bias_bound(self, g: Tensor, dg: ResidualError) -> Bound:
         """(n,) the bound of dbias in these columns."""
         bias = self.stream.problem.bias
         assert bias is not None
@@ -227,11 +252,20 @@ class GradientBudget:
         size = (middle.abs() + error).sum(0)
         terms = Terms(self.by_stage, {stage: bound.sum(0) for stage, bound in dg.own.items()})
         terms.add("recompute_logits", dg.known.sum(0).abs())
-        terms.add("sum_bias", stages.sum_bias(middle, error, self.tiles.block_n, self.arithmetic))
+        added = stages.sum_bias(middle, error, self.tiles.block_n, self.arithmetic)
+        # p - 1 may lose less than float64 does of 1
+        added = added.plus(RandomError.certain(self.oracle * (g.abs() + middle.abs()).sum(0)))
+        terms.add("sum_bias", added.largest)
         total = g.sum(0).abs() + terms.total
         cast = torch.zeros_like(total) if storage.is_fp32 else storage.half_ulp(total) + storage.tiny / 2
         fits = (size < LARGEST_FP32) & (total < storage.largest)
-        return terms.add("cast_output", torch.where(fits, cast, torch.inf))
+        cast = torch.where(fits, cast, torch.inf)
+        terms.add("cast_output", cast)
+        if dg.random is None:
+            return terms, RandomError.certain(terms.total)
+        of_rows = RandomError(*(x.sum(0) for x in dg.random))
+        random = of_rows.plus(added).plus(RandomError.certain(dg.known.sum(0).abs() + cast))
+        return terms, random._replace(largest=terms.total)
 
 
 def _power_of_two(size: Tensor) -> Tensor:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from . import stages
 from .arithmetic import Arithmetic
+from .random_error import RandomError
 from .residual_error import ResidualError
 from .stages import FP32_TINY, overflowing
 
@@ -26,6 +28,7 @@ class Increment:
     alike: Tensor | None
     own: Tensor  # the part of `error` that is the product's, and the oracle's
     oracle: Tensor  # the oracle's alone
+    random: RandomError | None  # whose bound `error` is
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,18 +38,22 @@ class Slice:
     known: Tensor | None  # None is 0, which needs no product
     alike: Tensor | None
     error: Tensor
+    random: RandomError | None
 
     @classmethod
     def of(cls, error: ResidualError) -> Slice:
-        return cls(error.known if bool(error.known.any()) else None, error.alike, error.own.total)
+        return cls(error.known if bool(error.known.any()) else None, error.alike, error.own.total, error.random)
 
     def columns(self, span: slice) -> Slice:
-        known, alike = (None if x is None else x[:, span] for x in (self.known, self.alike))
-        return Slice(known, alike, self.error[:, span])
+        return self._each(lambda x: x[:, span])
 
     def rows(self, span: slice) -> Slice:
-        known, alike = (None if x is None else x[span].T for x in (self.known, self.alike))
-        return Slice(known, alike, self.error[span].T)
+        return self._each(lambda x: x[span].T)
+
+    def _each(self, part: Callable[[Tensor], Tensor]) -> Slice:
+        known, alike = (None if x is None else part(x) for x in (self.known, self.alike))
+        random = None if self.random is None else RandomError(*(part(x) for x in self.random))
+        return Slice(known, alike, part(self.error), random)
 
 
 def increment(
@@ -72,9 +79,13 @@ def increment(
     absolute = middle.abs() @ size
     of_oracle = oracle * absolute
     moved = v if known is None else v + known
-    own = stages.tile_product(absolute + error, moved.abs() + error, terms, arithmetic, steps)
-    own = own + of_oracle + (terms + 1) * FP32_TINY * tiny  # sums of subnormal products
+    product = stages.tile_product(absolute + error, moved.abs() + error, terms, arithmetic, steps)
+    own = product.largest + of_oracle + (terms + 1) * FP32_TINY * tiny  # sums of subnormal products
     largest = (middle.abs() + dg.error).sum(1, keepdim=True) * size.amax(0)
     own = overflowing(largest, own, limit)
     alike = None if dg.alike is None else dg.alike @ other
-    return Increment(v, error + own, known, alike, own, of_oracle)
+    random = None
+    if dg.random is not None:
+        passed = RandomError(error, dg.random.systematic @ size, dg.random.proxy @ size.square())
+        random = passed.plus(product.rest_certain(own))
+    return Increment(v, error + own, known, alike, own, of_oracle, random)

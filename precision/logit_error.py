@@ -27,6 +27,10 @@ class LogitError:
     capped: Terms
     signed: Enclosure  # of the capped error: both bounds of one sign, or next to each other, where roundings are known
 
+    def computed(self, logits: Tensor) -> Enclosure:
+        """Of the computed logits, which are fp32 numbers, from the exact capped ones."""
+        return Enclosure(logits + self.signed.low, logits + self.signed.high).rounded()
+
 
 def steepest_cap(raw: Tensor, error: Tensor, softcap: float) -> Tensor:
     """The largest derivative of the softcap within `error` of the logits `raw`: that of the point nearest to 0."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch import Tensor
 from . import stages
 from .arithmetic import Arithmetic
 from .formats import Format
+from .random_error import RandomError
 from .terms import Terms
 
 
@@ -21,13 +22,35 @@ class ResidualError:
     alike: Tensor | None  # (N, n)
     kappa: Terms | None  # (N, 1)
     own: Terms  # (N, n)
+    random: RandomError | None = None  # (N, n), whose bound `own` is, where it is known
+    random_kappa: RandomError | None = None  # (N, 1)
+    common: Tensor | None = None  # (N, n) what of `random` may be the same for all entries of a row
+
+    def along_rows(self, entries: Tensor) -> ResidualError:
+        """As terms of sums over the vocabulary, so many of which have the same error (`coincidences`)."""
+        if self.random is None or self.common is None:
+            return self
+        random = self.random.coinciding(entries)
+        return replace(self, random=random._replace(systematic=random.systematic + self.common))
+
+    def along_columns(self, entries: Tensor, rows: Tensor, same_log: Tensor) -> ResidualError:
+        """As terms of sums over the tokens, so many of which have the same error, and so many the same kappa or the
+        same log sum."""
+        if self.random is None or self.random_kappa is None or self.common is None:
+            return self
+        random = self.random.coinciding(entries)
+        random = random._replace(systematic=random.systematic + torch.where(same_log > 1, self.common, 0.0))
+        return replace(self, random=random, random_kappa=self.random_kappa.coinciding(rows))
 
     def apart(self) -> ResidualError:
         """As if kappa were another number in every entry."""
         if self.alike is None or self.kappa is None:
             return self
         own = Terms(self.own.by_stage).merge(self.own).merge(self.kappa.times(self.alike.abs()))
-        return ResidualError(self.known, None, None, own)
+        random = self.random
+        if random is not None and self.random_kappa is not None:
+            random = random.plus(self.random_kappa.times(self.alike.abs()))
+        return ResidualError(self.known, None, None, own, random)
 
     def cast(
         self, g: Tensor, scale: Tensor, underflow: Tensor, fmt: Format, arithmetic: Arithmetic, valid: Tensor
@@ -43,7 +66,8 @@ class ResidualError:
         enclosed = None if fmt.is_fp32 else arithmetic.cast(g + self.known, error, scale, fmt)
         if enclosed is None:
             own = Terms(self.own.by_stage).merge(self.own).add("cast_residual", rounding).masked(valid)
-            return ResidualError(self.known, self.alike, self.kappa, own)
+            random = None if self.random is None else self.random.rest_certain(own.total).masked(valid)
+            return ResidualError(self.known, self.alike, self.kappa, own, random, self.random_kappa)
         certain = enclosed.low.isfinite() & enclosed.high.isfinite() & (underflow < torch.inf)
         known = torch.where(certain, enclosed.middle - g, self.known)
         radius = torch.where(certain, enclosed.radius + underflow, error + rounding)

@@ -15,8 +15,9 @@ from .arithmetic import Arithmetic
 from .decisions import Decisions, any_row, by_tile, decisions
 from .formats import U
 from .forward_budget import ForwardError
-from .gradient_budget import HEADROOM, GradientBudget
+from .gradient_budget import HEADROOM, Bound, GradientBudget
 from .logit_error import logit_error
+from .random_error import RandomError
 from .residual_error import ResidualError
 from .segment_sum import SegmentSum, Tail
 from .stages import EXP_UNDERFLOW
@@ -38,6 +39,7 @@ class SegmentBudget(GradientBudget):
         taken: Statistics | None,
     ) -> None:
         super().__init__(stream, rows, variant, schedule, error, arithmetic, by_stage)
+        self.is_random = False  # what was given back and dropped is most of an error, and certain
         self.tiles, self.forward_tiles = schedule.segments, schedule.forward
         self.decided: Decisions = decisions(stream.problem, variant, schedule, taken)
         self.is_given = taken is not None and taken.segments_e is not None and taken.segments_c is not None
@@ -57,7 +59,7 @@ class SegmentBudget(GradientBudget):
     def _known_by(self) -> str:
         return "recompute_logits" if self.fmt.is_fp32 else "cast_residual"
 
-    def chunks(self, order: Tensor | None) -> Iterator[tuple[Tensor, Terms, Terms | None]]:
+    def chunks(self, order: Tensor | None) -> Iterator[tuple[Tensor, Bound, Bound | None]]:
         for part in self.stream.residuals(self.rows):
             dg, count = self._residual_error(part), len(part.columns)
             span = slice(self.place, self.place + count)
@@ -69,15 +71,15 @@ class SegmentBudget(GradientBudget):
             yield part.columns, self._classifier(part, dg, of_rows, span), d_bias
 
     @property
-    def d_embeddings(self) -> Terms:
+    def d_embeddings(self) -> Bound:
         scale = self.scale
         tail = None
         if self.decided.share is not None:
             tail = Tail(self.given_back[0], self.pull, self.pull_size, len(self.decided.share))
         steps = -(-max(self.terms_e, 1) // self.tiles.block_v)
-        return self.embeddings.terms(tail, max(self.terms_e, 1), steps, scale / HEADROOM, scale).masked(
-            self.stream.valid
-        )
+        count = max(self.terms_e, 1)
+        terms = self.embeddings.terms(tail, count, steps, scale / HEADROOM, scale).masked(self.stream.valid)
+        return terms, RandomError.certain(terms.total)
 
     def _segments(self, part: ResidualChunk, dg: ResidualError) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """(surely, maybe) live: (N, tiles) rows of tiles, and (row blocks, n) columns."""
@@ -114,7 +116,9 @@ class SegmentBudget(GradientBudget):
         """(N, tiles), relative: the sum over a tile, its logarithm, the record, and what is subtracted of it again."""
         log_mass = torch.where(mass > 0, torch.log(mass), 0.0).abs()
         size = self.rows.maximum.abs() + log_mass + self.log_s
-        roundings = U * (self.tiles.block_v + 16 + 8 * size) + self.arithmetic.exponential(log_mass + self.log_s)
+        exponent = log_mass + self.log_s
+        roundings = U * (self.tiles.block_v + 16 + 8 * size)
+        roundings = roundings + self.arithmetic.exponential(exponent, torch.zeros_like(exponent)).largest
         return torch.expm1(roundings)
 
     def _kept(self, given: Tensor, live: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -139,7 +143,7 @@ class SegmentBudget(GradientBudget):
             self.pull = self.pull + torch.where((share != 0).T, classifier, 0.0).T.mv(share[0])[None]
             self.pull_size = self.pull_size + (share @ torch.where((share != 0).T, classifier, 0.0).abs())
 
-    def _classifier(self, part: ResidualChunk, dg: ResidualError, live: tuple[Tensor, Tensor], span: slice) -> Terms:
+    def _classifier(self, part: ResidualChunk, dg: ResidualError, live: tuple[Tensor, Tensor], span: slice) -> Bound:
         """(n, D) the bound of dC in these columns."""
         embeddings, block_v = self.stream.embeddings, self.tiles.block_v
         first = span.start // block_v
@@ -160,7 +164,8 @@ class SegmentBudget(GradientBudget):
             share = self.decided.share[span][:, None]
             tail = Tail(share, m.T @ embeddings, m.T.abs() @ embeddings.abs(), len(m))
         steps = -(-max(self.terms_c, 1) // self.tiles.block_n)
-        return total.terms(tail, max(self.terms_c, 1), steps, top.clamp(min=1), top)
+        terms = total.terms(tail, max(self.terms_c, 1), steps, top.clamp(min=1), top)
+        return terms, RandomError.certain(terms.total)
 
     def _top(self) -> Tensor:
         """(1, 1) the largest scale of a row."""

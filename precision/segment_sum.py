@@ -65,7 +65,9 @@ class SegmentSum:
             found.merge(self.kappa.times(self.alike.abs()))
         error = found.total + self.doubtful
         absolute = self.absolute + error
-        product = stages.tile_product(absolute, absolute, terms, self.arithmetic, steps) + self.oracle * self.absolute
+        product = (
+            stages.tile_product(absolute, absolute, terms, self.arithmetic, steps).largest + self.oracle * self.absolute
+        )
         product = overflowing(absolute, product + (terms + 1) * FP32_TINY * tiny, LARGEST_FP32 * top)
         found.add("tile_product", product).add(self.known_by, self.known.abs())
         result, dropped = self.total, self.dropped

@@ -12,8 +12,11 @@ from ccelab.reference.formula import Rows
 
 from . import stages
 from .arithmetic import Arithmetic
+from .difference import difference_error
+from .formats import FP32
 from .forward_budget import ForwardError, moved_softmax
 from .logit_error import LogitError
+from .random_error import RandomError
 from .stages import EXP_UNDERFLOW
 from .terms import Terms
 
@@ -31,6 +34,9 @@ class SoftmaxError:
     alike: Tensor  # (N, n)
     kappa: Terms  # (N, 1)
     own: Terms  # (N, n)
+    random: RandomError  # (N, n), whose bound `own` is
+    common: Tensor  # (N, n) what of the random part may be the same for all entries of a row
+    random_kappa: RandomError  # (N, 1)
 
     @property
     def apart(self) -> Terms:
@@ -49,36 +55,56 @@ def softmax_error(
     """From the errors of the forward pass and of the logits computed again."""
     by_stage, log_s = error.log_sum.by_stage, torch.log1p(rows.rest)
     recomputed = stages.recompute_logits(logit.capped.total)
-    rounding = _own_rounding(part, rows, log_s, error, recomputed, arithmetic)
+    z, off = logit.computed(part.logits), recomputed + error.maximum
+    distance = (rows.maximum - part.logits).abs()
+    difference = difference_error(z, error.top, distance, off, is_known=arithmetic.rounds_to_nearest)
+    last = _last_digit(z.minus(error.top).low.float(), distance + off) / 2
+    of_log = error.maximum + error.lse_signed.largest + error.log_sum.total
+    # A log sum within half a unit of the difference is lost whole.
+    is_lost = log_s + of_log < FP32.half_ulp((distance - off).clamp(min=0)) * (1 - 2.0**-16)
+    is_lost = is_lost & arithmetic.rounds_to_nearest
+    computed, computed_log = distance * (1 + 2.0**-23) + off, log_s * (1 + 2.0**-23) + of_log
+    smaller = torch.where(is_lost, of_log, torch.minimum(computed, computed_log))
+    less = 2 * (computed + computed_log - distance - log_s)
+    rounding, common = stages.softmax(difference.radius, computed + computed_log, smaller, last, less, arithmetic)
     kappa = error.lse_from_logits.shared(error.lse_signed.radius).merge(error.log_sum)
-    own = Terms(by_stage).add("recompute_logits", logit.signed.radius).add("softmax", rounding)
-    exact = (rows.maximum - part.logits).abs() + log_s
-    known = logit.signed.middle - error.lse_signed.middle + arithmetic.skew(exact)
+    own = Terms(by_stage).add("recompute_logits", logit.signed.radius).add("softmax", rounding.largest)
+    random = rounding.plus(RandomError.certain(logit.signed.radius))
+    random_kappa = error.random.plus(RandomError.certain(error.lse_signed.radius))
+    skew = arithmetic.skew(distance + log_s)
+    known = logit.signed.middle - error.lse_signed.middle + skew + difference.middle
+    known = known + torch.where(is_lost, log_s, 0.0)
     # exp(b - D + e) - 1, taken apart without a rest.
     tame = (known.abs() + kappa.total + own.total < 1) & (part.softmax > 0)
     alike = torch.where(tame, part.softmax * torch.exp(known), 0.0)
     bound = torch.where(tame, alike * torch.exp(kappa.total) * torch.expm1(own.total), 0.0)
+    slope = torch.where(own.total > 0, bound / own.total, 0.0)
+    random = random.times(slope)
     own = own.shared(bound)
     if not bool(tame.all()):
         moved = Terms(by_stage).add("recompute_logits", recomputed)
-        moved.merge(error.lse_from_logits).merge(error.log_sum).add("softmax", rounding)
+        moved.merge(error.lse_from_logits).merge(error.log_sum).add("softmax", rounding.largest)
         # Not capped at 1: a logit of 1e9 recomputed in other tiles may lie far above the maximum that forward found.
         grown = moved_softmax(part, rows.maximum + log_s, moved.total, logit.capped.total)
         own.merge(moved.shared(torch.where(tame, 0.0, grown)))
+    own = own.add("softmax", torch.full_like(part.softmax, EXP_UNDERFLOW))
+    of_kappa = torch.where(kappa.total < 1, torch.expm1(kappa.total), 0.0)
     return SoftmaxError(
         known=torch.where(tame, part.softmax * torch.expm1(known), 0.0),
         alike=alike,
-        kappa=kappa.shared(torch.where(kappa.total < 1, torch.expm1(kappa.total), 0.0)),
-        own=own.add("softmax", torch.full_like(part.softmax, EXP_UNDERFLOW)),
+        kappa=kappa.shared(of_kappa),
+        own=own,
+        random=random.rest_certain(own.total),
+        common=slope * common,
+        random_kappa=random_kappa.times(torch.where(kappa.total > 0, of_kappa / kappa.total, 0.0)),
     )
 
 
-def _own_rounding(
-    part: ResidualChunk, rows: Rows, log_s: Tensor, error: ForwardError, recomputed: Tensor, arithmetic: Arithmetic
-) -> Tensor:
-    """(N, n) on the exponent, for the sizes of the operands as they may have been computed."""
-    shifted, off = (rows.maximum - part.logits).abs(), recomputed + error.maximum
-    exponent = shifted * (1 + 2.0**-23) + log_s + off + error.maximum + error.lse_signed.largest + error.log_sum.total
-    smaller = torch.minimum(rows.maximum.abs(), part.logits.abs()) - off
-    rounding: Tensor = stages.softmax(shifted + off, exponent, smaller, arithmetic)
-    return rounding
+def _last_digit(distance: Tensor, size: Tensor) -> Tensor:
+    """(N, n) a unit in the last place of an fp32 `distance` of at most that size, or of a row of them: integers have
+    fewer digits than fp32."""
+    mantissa, exponent = torch.frexp(distance)
+    digits = (mantissa.abs() * 2**24).nan_to_num(posinf=0).long()
+    last = torch.ldexp((digits & -digits).double() * 2.0**-24, exponent)
+    of_row = torch.where(digits > 0, last, torch.inf).amin(1, keepdim=True)
+    return torch.maximum(2 * FP32.half_ulp(size), torch.where(of_row.isfinite(), of_row, 0.0))

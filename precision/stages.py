@@ -3,7 +3,8 @@
 Each function bears the name of the kernels' helper that commits it (`ccelab.kernels.backend.STAGES`) and returns an
 a-priori bound on exact values of the oracle, of the shape that its docstring gives. Bounds are deterministic: no
 probability enters, since tensor cores truncate and the sums in storage precision stagnate, so that errors need not
-cancel. How an error is passed on to the outputs is the matter of `forward_budget` and `gradient_budget`.
+cancel. What is random of a rounding to nearest in fp32 a `RandomError` says beside its bound. How an error is passed on
+to the outputs is the matter of `forward_budget` and `gradient_budget`.
 
 u is fp32's unit roundoff `U`, u_b that of the storage format. Sources: Higham, "Accuracy and Stability of Numerical
 Algorithms" (ASNA), 2002; Jeannerod and Rump, SIAM J. Matrix Anal. 34 (2013), for sums of n terms within (n-1) u sum
@@ -28,6 +29,7 @@ from .arithmetic import ANY, Arithmetic
 from .enclosure import Enclosure
 from .formats import FP32, Format, U
 from .products import Products
+from .random_error import RandomError
 
 SOFTCAP_ROUNDINGS = 16
 """softcap * tanh(z / softcap) is within this many unit roundoffs, relatively: the division, a tanh of a few ulp, the
@@ -109,36 +111,48 @@ def soft_cap(logits: Tensor, error: Tensor, softcap: float) -> Tensor:
 
 
 @_stage()
-def exponentials(softmax: Tensor, distance: Tensor, arithmetic: Arithmetic) -> Tensor:
+def exponentials(
+    difference: Tensor, distance: Tensor, less: Tensor, is_1: Tensor, arithmetic: Arithmetic
+) -> RandomError:
     """Log-sum-exp: exp(z - max) of a tile.
 
-    (N, 1), relative to the row's sum. Every piece of the way from z to the final maximum is rounded, scaled by log2(e),
-    and exponentiated.
+    (N, n), relative: the difference is rounded within `difference`, scaled by log2(e), and exponentiated. It is
+    `distance` at most, and may be `less` by that much; exp(0) is exact.
     """
-    return (softmax * (U * distance + arithmetic.exponential(distance, pieces=True))).sum(1, keepdim=True)
+    exponential = arithmetic.exponential(distance, less).masked(~is_1)
+    return exponential.plus(RandomError.certain(difference))
 
 
 @_stage()
-def fold_tile(terms: Tensor, margin: Tensor, before: Tensor, is_rescaled: Tensor, arithmetic: Arithmetic) -> Tensor:
+def fold_tile(
+    terms: Tensor, margin: Tensor, before: Tensor, rescaled: RandomError, arithmetic: Arithmetic
+) -> RandomError:
     """Log-sum-exp: the sum of a tile, and of the tiles of a split; a new maximum rescales it.
 
     (N, 1), from the (N, n) exponentials of a tile, known to within a factor 1 + `margin`, and the (N, 1) sum of the
-    tiles before. Rescaling takes an exponential and a product; a first sum is added to 0.
+    tiles before, with the relative error of its rescaling. A first sum is added to 0.
     """
-    rescaled = torch.where(is_rescaled, (arithmetic.exponential(0 * before) + U) * before, 0.0)
-    added = torch.where(before > 0, U * (before + terms.sum(1, keepdim=True)), 0.0)
-    return arithmetic.tile_sum(terms, margin) + (1 + margin) * (rescaled + added)
+    after = (before + terms.sum(1, keepdim=True)) * (1 + margin)
+    added = RandomError.addition(FP32.half_ulp(after), torch.minimum(before * (1 + margin), after))
+    return arithmetic.tile_sum(terms, margin).plus(rescaled.times(before * (1 + margin))).plus(added)
 
 
 @_stage()
-def join_splits(splits: int, log_s: Tensor, arithmetic: Arithmetic) -> tuple[Tensor, Tensor]:
+def join_splits(
+    sums: list[Tensor], margin: Tensor, rescaled: list[RandomError], log_s: Tensor, arithmetic: Arithmetic
+) -> tuple[RandomError, RandomError]:
     """Log-sum-exp: the sums of the splits, rescaled and added, and their logarithm.
 
-    (N, 1), relative to the sum, and of its logarithm. A single split is multiplied by exp(0) = 1.
+    (N, 1), relative to the sum, and of its logarithm. `sums` are the exact ones, of exp(z - max), known to within a
+    factor 1 + `margin`, and `rescaled` has the relative errors of their rescaling.
     """
-    zero = torch.zeros_like(log_s)
-    joined = arithmetic.exponential(zero) + U * splits if splits > 1 else zero
-    return joined, arithmetic.logarithm(log_s)
+    total = torch.zeros_like(log_s)
+    joined = RandomError.certain(total)
+    for part, error in zip(sums, rescaled, strict=True):
+        smaller, total = torch.minimum(total, part) * (1 + margin), total + part
+        added = RandomError.addition(FP32.half_ulp(total * (1 + margin)), smaller)
+        joined = joined.plus(error.times(part)).plus(added)
+    return joined.times(torch.exp(-log_s)), arithmetic.logarithm(log_s)
 
 
 @_stage(lambda variant, problem: variant.target == "indexed")
@@ -151,14 +165,16 @@ def indexed_dot(absolute: Tensor, d: int, block_d: int) -> Tensor:
 
 
 @_stage()
-def token_loss(first: Tensor, second: Tensor, error: Tensor) -> Tensor:
+def token_loss(result: Tensor, operands: Tensor, first: Tensor, error: Tensor) -> RandomError:
     """Loss (m - z_t) + log s, or (m + log s) - z_t; lse m + log s.
 
-    (N,), from the two exact results and the error of the operands: a rounding each. The difference of two logits may
-    overflow where neither does.
+    (N,), from the exact result, the smaller of the last operation's `operands`, what the first comes to, and the error
+    of either: a rounding each. The difference of two logits may overflow where neither does.
     """
-    rounding = FP32.half_ulp(first.abs() + error) + FP32.half_ulp(second.abs() + error)
-    return overflowing(torch.maximum(first.abs(), second.abs()) + error, rounding)
+    rounding = RandomError.addition(FP32.half_ulp(result.abs() + error), operands.abs() + error)
+    rounding = rounding.plus(RandomError.rounding(FP32.half_ulp(first.abs() + error)))
+    largest = overflowing(torch.maximum(result.abs(), first.abs()) + error, rounding.largest)
+    return rounding._replace(largest=largest)
 
 
 @_stage(lambda variant, problem: problem.reduction != "none")
@@ -190,23 +206,30 @@ def recompute_logits(error: Tensor) -> Tensor:
 
 
 @_stage()
-def softmax(shifted: Tensor, exponent: Tensor, smaller: Tensor, arithmetic: Arithmetic) -> Tensor:
+def softmax(
+    difference: Tensor, exponent: Tensor, smaller: Tensor, last: Tensor, less: Tensor, arithmetic: Arithmetic
+) -> tuple[RandomError, Tensor]:
     """Residual: exp((z - max) - log s).
 
-    (N, n), relative: the two differences, from their largest sizes, and the exponential. The first is exact where it
-    is no larger than z or max, the `smaller` of which is at least so large (Sterbenz; Higham, ASNA, theorem 2.5).
+    (N, n), relative: the first difference is rounded within `difference`; the second to the size of the exponent, but
+    it loses no more than the `smaller` operand. The exponent is the largest, and may be smaller by `less`. And what of
+    it may be the same for all classes of a token: where z - max has few digits (half its `last`), those that are
+    rounded off are those of log s alone.
     """
-    difference = torch.where(shifted <= smaller, 0.0, FP32.half_ulp(shifted))
-    return difference + FP32.half_ulp(exponent) + arithmetic.exponential(exponent)
+    second = RandomError.addition(FP32.half_ulp(exponent), smaller, last)
+    rounding = RandomError.certain(difference).plus(second).plus(arithmetic.exponential(exponent, less))
+    return rounding, torch.where(second.proxy > 0, torch.minimum(second.largest, last), 0.0)
 
 
 @_stage()
-def residual(first: Tensor, second: Tensor, onehot: Tensor, arithmetic: Arithmetic) -> Tensor:
+def residual(
+    minus: Tensor, p: Tensor, onehot: Tensor, d_loss: Enclosure, d_lse: Enclosure, arithmetic: Arithmetic
+) -> RandomError:
     """Residual: dloss (p - onehot) + dlse p in fp32.
 
-    (N, n), from the sizes of the two terms.
+    (N, n), from the sizes of p - onehot and p, and from the upstream gradients.
     """
-    return arithmetic.residual(first, second, onehot)
+    return arithmetic.residual(minus, p, onehot, d_loss, d_lse)
 
 
 @_stage(lambda variant, problem: problem.softcap is not None)
@@ -216,7 +239,7 @@ def soft_cap_slope(slope: Tensor, raw: Tensor, softcap: float) -> Tensor:
     (N, n), for the steepest `slope` within the error of the logits `raw`; without that error.
     """
     y = raw.abs() / softcap
-    return torch.where(slope == 0, 0.0, slope * (8 * U + 2 * ANY.exponential(2 * y)))
+    return torch.where(slope == 0, 0.0, slope * (8 * U + 2 * ANY.exponential(2 * y, y).largest))
 
 
 @_stage(lambda variant, problem: variant.filter_e or variant.filter_c)
@@ -241,7 +264,7 @@ def cast_residual(g: Tensor, error: Tensor, scale: Tensor, fmt: Format) -> Tenso
 
 
 @_stage()
-def tile_product(absolute: Tensor, size: Tensor, terms: int, arithmetic: Arithmetic, steps: int = 1) -> Tensor:
+def tile_product(absolute: Tensor, size: Tensor, terms: int, arithmetic: Arithmetic, steps: int = 1) -> RandomError:
     """Increment: the product of a tile of residuals, summed in fp32.
 
     Of the increment's shape, from |g||C| or |g|^T|E| and its largest size. Where it may overflow is the matter of
@@ -262,7 +285,7 @@ def cast_increment(size: Tensor, half_tiny: Tensor | float, fmt: Format) -> Tens
 @_stage()
 def add_increment(
     scheme: str, total: Tensor, before: Tensor, size: Tensor, half_tiny: Tensor | float, fmt: Format
-) -> Tensor:
+) -> RandomError:
     """Sum: an increment is added under the variant's scheme.
 
     Of the sum's shape, from the largest sizes of the sum after and before, and of the increment as it was cast.
@@ -272,11 +295,14 @@ def add_increment(
     hilo: the fp32 sum, and the low part rounded.
     """
     if scheme == "kahan":
-        return torch.minimum(fmt.half_ulp(size + fmt.u * before) + half_tiny, fmt.u * before)
+        low = torch.minimum(fmt.half_ulp(size + fmt.u * before) + half_tiny, fmt.u * before)
+        return RandomError.certain(low)
     if scheme == "hilo":
-        return (4 * U * U if fmt.is_fp32 else 2 * U + fmt.u * fmt.u) * total + half_tiny
-    rounding = FP32.half_ulp(total) if scheme == "fp32" else fmt.half_ulp(total) + half_tiny
-    return torch.minimum(rounding, torch.minimum(size, before))
+        low = (4 * U * U if fmt.is_fp32 else 2 * U + fmt.u * fmt.u) * total + half_tiny
+        return RandomError.certain(low)
+    if scheme == "fp32":
+        return RandomError.addition(FP32.half_ulp(total), torch.minimum(size, before))
+    return RandomError.certain(torch.minimum(fmt.half_ulp(total) + half_tiny, torch.minimum(size, before)))
 
 
 @_stage(lambda variant, problem: variant.tail == "rank1")
@@ -291,12 +317,13 @@ def add_tail(size: Tensor, given_back: Tensor, count: int) -> Tensor:
 
 
 @_stage(lambda variant, problem: problem.bias is not None)
-def sum_bias(g: Tensor, error: Tensor, block_n: int, arithmetic: Arithmetic) -> Tensor:
+def sum_bias(g: Tensor, error: Tensor, block_n: int, arithmetic: Arithmetic) -> RandomError:
     """dbias: residuals are summed over the rows of a tile and over the tiles, in fp32.
 
     (n,), from residuals g (N, n) that are computed within `error`.
     """
-    return arithmetic.column_sum(g, error, block_n) + 2 * len(g) * FP32_TINY
+    bound = arithmetic.column_sum(g, error, block_n)
+    return bound.plus(RandomError.certain(torch.full_like(bound.largest, 2 * len(g) * FP32_TINY)))
 
 
 @_stage()

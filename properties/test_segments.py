@@ -124,6 +124,7 @@ def test_a_tail_conserves_rows(trial: Trial) -> None:
     got = outcome["d_embeddings"][:, 0].double()
     mass = outcome.stats.filtered_mass_e
     assert mass is not None
+    assert limit.bound.d_embeddings is not None
     slack = limit.bound.d_embeddings[:, 0] + (trial.spec.v + trial.spec.n) * 2.0**-21 * (1 + mass.double())
     trial.bounded("dE[:, 0]", got, torch.zeros_like(got), slack)
 

@@ -1,52 +1,81 @@
 """The budget refuses zeros, the opposite sign and four times the error on problems of 10^4 elements per gradient.
 
-bf16 and fp16: on every family. fp32: on all but those of `SPREAD`, which says why.
+Gradients in bf16 and fp16, loss and lse: the deterministic bound, on every family. Gradients in fp32: the likely bound,
+on every family but those of `LEFT`. The reduced loss, one number: the likely bound of one of several seeds.
 """
 
 from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
 from ccelab.kernels import PRESETS, Schedule, Tiles
+from ccelab.kernels.backend import IS_INTERPRETED
 from ccelab.precision.measure import worst_ratio
-from ccelab.properties.cases import Verdict, assert_within_budget
+from ccelab.properties.cases import GRADIENTS, Verdict, assert_within_budget
 from ccelab.properties.families import FAMILIES
 from ccelab.properties.spec import Spec
 
 INFLATED = 4.0
 TILES = Tiles(block_n=64, block_v=64, block_d=32)
 SCHEDULE = Schedule(forward=TILES, backward=TILES, splits=2)
+SEEDS = range(1, 33)
 
 ADVERSARIAL = ("offset", "integers")
 """Few classes have any probability and logits are large, or one binade holds all: every output of fp32 comes near its
-bound (.65 to .99)."""
+bound (.74 to .99)."""
 
-SPREAD = {
-    "d_embeddings": {"flat", "coherent", "subnormal", "confident", "dominant", "near_threshold"},
-    "d_classifier": {"near_threshold", "subnormal"},
+DETERMINISTIC = set(FAMILIES) - {"flat", "coherent", "subnormal"}
+"""Where dE and dC of fp32 come to a quarter of the deterministic bound too, without a mean."""
+
+LEFT = {
+    "none": {"d_classifier": {"subnormal"}},
+    "mean": {
+        "d_classifier": {"subnormal", "duplicates", "near_threshold"},
+        "d_bias": {"subnormal", "duplicates", "near_threshold"},
+    },
 }
-"""Where the worst fp32 gradient need not come to a quarter of its bound: here it comes to .01 to .28.
+"""Where fp32 gradients need not come to a quarter of their likely bound. Of 16 seeds, under cce-exact, so many do not,
+and the least is: subnormal's dC 16, .007, and dbias 16, .030; duplicates' dC 5, .156, and dbias 16, .076;
+near_threshold's dC 12, .085, and dbias 12, .090. Of all others only subnormal's dE of a mean, on 2: .242.
 
-A sum over n classes or rows has n errors of a softmax, of random signs, of which a bound counts the sizes. Even the
-true sizes, of 160 rows, would leave near_threshold's dC at .125 and coherent's at .33 (sum d_i e_i over sum |d_i||e_i|,
-d the errors of the kernel's residuals); and a bound on one is some three times its typical size, since exp2 and log are
-known to an ulp or so, and what goes into them is not known to the last bit. With the upstream gradients of a mean over
-160 tokens, whose products round too, dC stays below a quarter on seven families more (.06 to .24).
+All rows of subnormal have the same logits, the biases, and those of duplicates are of three kinds: what a softmax is
+wrong by is the same in all of them, and in a sum over rows it is multiplied by the sum of E, of random signs, where a
+bound has the sum of sizes. Rows alike are no sample of anything, so that a likely bound is the same. In near_threshold
+most of the bound is counted as systematic; which part need not be is not known.
 """
 
+FEW_SEEDS = (1, 2, 3)
 
-def judged(dtype: str, family: str, variant: str) -> Verdict:
-    spec = Spec(n=128, v=112, d=96, dtype=dtype, family=family, seed=1, bias="storage", lse=True, reduction="none")
+EXACT = {("dominant", "lse")}
+"""In 16 bits: max + log(1 + 1e-20), whose error is the log."""
+
+
+def judged(dtype: str, family: str, variant: str, reduction: str = "none", seed: int = 1) -> Verdict:
+    spec = Spec(
+        n=128, v=112, d=96, dtype=dtype, family=family, seed=seed, bias="storage", lse=True, reduction=reduction
+    )
     return assert_within_budget(spec.case(variant, SCHEDULE))
 
 
-def assert_refused(verdict: Verdict, name: str) -> None:
+def is_refused(verdict: Verdict, name: str, output: Tensor, *, likely: bool) -> bool:
+    bounds = verdict.budget.likely if likely else verdict.budget.bound
+    return worst_ratio(output, getattr(verdict.truth, name), getattr(bounds, name)) > 1
+
+
+def inflated(verdict: Verdict, name: str) -> Tensor:
     got, want = verdict.outcome[name].double(), getattr(verdict.truth, name)
-    bound = getattr(verdict.budget.bound, name)
-    assert worst_ratio(torch.zeros_like(got), want, bound) > 1, f"{name}: zeros"
-    assert worst_ratio(-got, want, bound) > 1, f"{name}: the opposite"
-    assert worst_ratio(want + INFLATED * (got - want), want, bound) > 1, f"{name}: {verdict.ratios[name]:.3f} times 4"
+    found: Tensor = want.reshape(got.shape) + INFLATED * (got - want.reshape(got.shape))
+    return found
+
+
+def assert_refused(verdict: Verdict, name: str, *, likely: bool = False) -> None:
+    got = verdict.outcome[name].double()
+    assert is_refused(verdict, name, torch.zeros_like(got), likely=likely), f"{name}: zeros"
+    assert is_refused(verdict, name, -got, likely=likely), f"{name}: the opposite"
+    is_enough = is_refused(verdict, name, inflated(verdict, name), likely=likely)
+    assert is_enough, f"{name}: {verdict.ratios[name]:.3f} of the bound times 4"
 
 
 PAIRS = list(zip(FAMILIES, (list(PRESETS) * 3)[: len(FAMILIES)], strict=True))
@@ -57,16 +86,21 @@ PAIRS = list(zip(FAMILIES, (list(PRESETS) * 3)[: len(FAMILIES)], strict=True))
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_gradients_in_16_bits(dtype: str, family: str, variant: str) -> None:
     verdict = judged(dtype, family, variant)
-    for name in ("d_embeddings", "d_classifier", "d_bias"):
+    for name in GRADIENTS:
         assert verdict.outcome[name].numel() >= 10**4 or name == "d_bias"
         assert_refused(verdict, name)
 
 
+@pytest.mark.skipif(not IS_INTERPRETED, reason="tensor cores truncate: their errors are not random")
+@pytest.mark.parametrize("seed", FEW_SEEDS)
+@pytest.mark.parametrize("reduction", LEFT)
 @pytest.mark.parametrize(("family", "variant"), PAIRS)
-def test_gradients_in_fp32(family: str, variant: str) -> None:
-    verdict = judged("float32", family, variant)
-    for name, spread in SPREAD.items():
-        if family not in spread:
+def test_gradients_in_fp32(family: str, variant: str, reduction: str, seed: int) -> None:
+    verdict = judged("float32", family, variant, reduction, seed)
+    for name in GRADIENTS:
+        if family not in LEFT[reduction].get(name, ()):
+            assert_refused(verdict, name, likely=True)
+        if family in DETERMINISTIC and name != "d_bias" and reduction == "none":
             assert_refused(verdict, name)
 
 
@@ -75,11 +109,41 @@ def test_gradients_in_fp32(family: str, variant: str) -> None:
 def test_every_output_of_every_preset(dtype: str, variant: str) -> None:
     """Loss and lse are fp32 whatever the dtype."""
     adversarial = judged(dtype, ADVERSARIAL[list(PRESETS).index(variant) % 2], variant)
-    for name in ("loss", "lse", "d_embeddings", "d_classifier", "d_bias"):
+    for name in ("loss", "lse", *GRADIENTS):
         assert_refused(adversarial, name)
 
 
-@pytest.mark.parametrize(("family", "name"), [("coherent", "d_embeddings"), ("near_threshold", "d_embeddings")])
+@pytest.mark.skipif(not IS_INTERPRETED, reason="the bounds of a GPU's exponentials are not this tight")
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_loss_and_lse(dtype: str, family: str) -> None:
+    """On one of the seeds: subnormal and duplicates have rows alike, whose errors are one number or three."""
+    left = {"loss", "lse"} - {name for where, name in EXACT if where == family and dtype != "float32"}
+    for seed in SEEDS:
+        verdict = judged(dtype, family, "cce-exact", seed=seed)
+        left = {name for name in left if not is_refused(verdict, name, inflated(verdict, name), likely=False)}
+        if not left:
+            return
+    pytest.fail(f"{sorted(left)}: four times the error passes on {len(SEEDS)} seeds")
+
+
+@pytest.mark.skipif(not IS_INTERPRETED, reason="tensor cores truncate: their errors are not random")
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_the_reduced_loss(reduction: str, family: str) -> None:
+    """One of the seeds is refused: a number with a fair budget is, four times as wrong, on a good part of them."""
+    for seed in SEEDS:
+        verdict = judged("float32", family, "cce-exact", reduction, seed)
+        if is_refused(verdict, "reduced", inflated(verdict, "reduced"), likely=True):
+            return
+    pytest.fail(f"four times the error passes on {len(SEEDS)} seeds")
+
+
+@pytest.mark.skipif(not IS_INTERPRETED, reason="what the interpreter computes")
+@pytest.mark.parametrize(
+    ("name", "family"), [(name, family) for name, left in LEFT["mean"].items() for family in sorted(left)]
+)
 def test_what_is_left_is_what_is_said(family: str, name: str) -> None:
-    ratio = judged("float32", family, "cce-exact").ratios[name]
-    assert ratio < 1 / INFLATED, f"{ratio:.3f}: take {family} out of SPREAD"
+    verdicts = (judged("float32", family, "cce-exact", "mean", seed) for seed in FEW_SEEDS)
+    passes = [not is_refused(verdict, name, inflated(verdict, name), likely=True) for verdict in verdicts]
+    assert any(passes), f"take {family} out of LEFT"

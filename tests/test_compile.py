@@ -13,7 +13,12 @@ COMPILE_ONLY = Path(__file__).parent / "compile_only.py"
 CASES = "options,plain,pointers,fp32"
 KERNELS = {
     *("logsumexp_kernel", "combine_kernel", "residual_kernel", "embeddings_kernel", "classifier_kernel"),
-    "finish_embeddings_kernel",
+    *("finish_embeddings_kernel", "block_scale_kernel"),
+}
+SEGMENTS = {
+    *("live_rows_kernel", "compact_kernel", "row_residuals_kernel", "mark_words_kernel", "row_segments_kernel"),
+    *("column_residuals_kernel", "column_segments_kernel", "tail_share_kernel", "pull_of_rows_kernel"),
+    "pull_of_words_kernel",
 }
 
 
@@ -22,7 +27,7 @@ KERNELS = {
     ("arch", "variants"),
     [
         (80, ["cce"]),  # no tensor descriptors
-        (90, ["cce-no-filter,accumulate=kahan,target=indexed"]),
+        (90, ["cce-no-filter,accumulate=kahan,target=indexed", "cce-exact", "cce-segment"]),
     ],
 )
 def test_kernels_compile(arch: int, variants: list[str], tmp_path: Path) -> None:
@@ -32,7 +37,11 @@ def test_kernels_compile(arch: int, variants: list[str], tmp_path: Path) -> None
         indexed = {"indexed_dot_kernel"} if "indexed" in variant else set()
         sorting = {"mean_rows_kernel", "mean_logit_kernel"} if variant in ("cce", "cce-kahan") else set()
         bias = {"bias_kernel"} if case in ("options", "pointers") else set()
-        assert set(kernels) == KERNELS | indexed | sorting | bias, (variant, case)
+        backward = KERNELS
+        if variant == "cce-segment":
+            of_bias = {"residual_kernel", "block_scale_kernel"} if bias else set()
+            backward = {"logsumexp_kernel", "combine_kernel", *SEGMENTS, *of_bias}
+        assert set(kernels) == backward | indexed | sorting | bias, (variant, case)
 
 
 def test_the_forward_pass_keeps_the_tensor_core_busy(tmp_path: Path) -> None:

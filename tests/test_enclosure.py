@@ -62,14 +62,14 @@ def test_sums_of_a_tile(width: int) -> None:
     terms = torch.exp(3 * normal(512, width)).float().numpy()
     exact = torch.from_numpy(terms).double()
     error = torch.from_numpy(np.sum(terms, axis=1)).double() - exact.sum(1)
-    share = error.abs() / ARITHMETIC.tile_sum(exact, torch.full((512, 1), 2.0**-16).double())[:, 0]
+    share = error.abs() / ARITHMETIC.tile_sum(exact, torch.full((512, 1), 2.0**-16).double()).largest[:, 0]
     assert 0.1 < float(share.max()) <= 1
     signed = normal(96, width).float()
     total = np.zeros(width, np.float32)
     for rows in signed.split(32):
         total = total + np.sum(rows.numpy(), axis=0)
     error = torch.from_numpy(total).double() - signed.double().sum(0)
-    share = error.abs() / ARITHMETIC.column_sum(signed.double(), torch.zeros(96, width).double(), 32)
+    share = error.abs() / ARITHMETIC.column_sum(signed.double(), torch.zeros(96, width).double(), 32).largest
     assert float(share.max()) <= 1
 
 
@@ -79,12 +79,12 @@ def test_functions_of_the_machine_at_hand() -> None:
     x = torch.linspace(0, 87, 2**20).exp2().log2()
     exact = torch.exp(-x.double() + ARITHMETIC.skew(x.double()))
     error = (stages.exponential(-x).double() - exact).abs() / exact
-    assert bool((error <= ARITHMETIC.exponential(x.double())).all())
+    assert bool((error <= ARITHMETIC.exponential(x.double(), 0 * x.double()).largest).all())
     s = torch.cat(
         [1 + torch.rand(2**19, generator=torch.Generator().manual_seed(0)) * 3, torch.logspace(0.6, 6, 2**19)]
     )
     log_s = s.double().log()
-    assert bool(((stages.logarithm(s).double() - log_s).abs() <= ARITHMETIC.logarithm(log_s)).all())
+    assert bool(((stages.logarithm(s).double() - log_s).abs() <= ARITHMETIC.logarithm(log_s).largest).all())
 
 
 def test_log2_e_in_fp32() -> None:
