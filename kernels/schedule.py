@@ -102,7 +102,7 @@ class Schedule:
 
     def tiles_per_split(self, n: int, v: int) -> int:
         """Of the forward pass, but for a shorter last split."""
-        blocks, tiles = (-(-size // block) for size, block in ((n, self.forward.block_n), (v, self.forward.block_v)))
+        blocks, tiles = self._cut(n, v)
         if self.workers is None:
             return max(1, -(-tiles // self.splits))
         # A tile of the last split counts half as much again: its programs share none of their rows of C. With equal
@@ -113,10 +113,14 @@ class Schedule:
 
     def blocks_of_last_split(self, n: int, v: int) -> int:
         """Blocks of rows that one program does of the last split, where that is shorter than others."""
-        blocks, tiles = (-(-size // block) for size, block in ((n, self.forward.block_n), (v, self.forward.block_v)))
+        blocks, tiles = self._cut(n, v)
         whole = tiles // self.tiles_per_split(n, v)
         spare = 0 if self.workers is None else self._at_once(blocks) - blocks * whole
         return -(-blocks // spare) if spare > 0 else 1
+
+    def _cut(self, n: int, v: int) -> tuple[int, int]:
+        """Blocks of rows and tiles of the vocabulary in the forward pass, at least one each."""
+        return max(1, -(-n // self.forward.block_n)), max(1, -(-v // self.forward.block_v))
 
     def _at_once(self, blocks: int) -> int:
         """Programs in as few rounds of `workers` as hold one for every block of rows."""

@@ -47,7 +47,7 @@ def test_it_prints_everything_that_is_numerical() -> None:
 def test_the_default_depends_on_the_problem_alone(dtype: torch.dtype, n: int) -> None:
     schedule = default_schedule(dtype, n, 2304)
     assert schedule == default_schedule(dtype, n, 2304)
-    assert schedule.splits >= 1
+    assert schedule.tiles_per_split(n, 10**5) >= 1
     assert not schedule.fp_fusion
 
 
@@ -63,6 +63,29 @@ def test_the_default_depends_on_the_problem_alone(dtype: torch.dtype, n: int) ->
 )
 def test_any_schedule_is_within_its_own_budget(schedule: Schedule) -> None:
     assert_within_budget(draw(variant="cce", schedule=schedule, lse=True, reduction="none"))
+
+
+@pytest.mark.parametrize("terms", [16, 40, 64, 10**6])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_any_increment_is_within_its_own_budget(terms: int, dtype: torch.dtype) -> None:
+    """Several tiles in one sum; of a few, of all, and of what is not a whole number of them."""
+    schedule = replace(SMALL, terms_per_increment=terms)
+    assert_within_budget(draw((53,), 90, 40, dtype, variant="cce-exact", schedule=schedule, lse=True, reduction="none"))
+
+
+@pytest.mark.parametrize("workers", [1, 3, 4, 9, 40])
+def test_equal_shares_of_the_forward_pass_are_within_budget(workers: int) -> None:
+    case = draw((70,), 200, 40, variant="cce-exact", schedule=replace(SMALL, workers=workers))
+    assert_within_budget(case)
+
+
+def test_no_program_of_the_last_split_has_more_to_do() -> None:
+    """Not by half, which is what its tiles take longer."""
+    for n, v in ((8192, 256000), (8192, 49152), (65536, 131072), (2048, 152064), (1000, 32000)):
+        schedule = default_schedule(torch.bfloat16, n, 2304)
+        tiles, each = -(-v // schedule.forward.block_v), schedule.tiles_per_split(n, v)
+        last = tiles % each * schedule.blocks_of_last_split(n, v)
+        assert last <= 1.1 * each, (n, v)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
