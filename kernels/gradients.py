@@ -84,11 +84,13 @@ class _Backward:
         self.order = _vocabulary_order(call, row_max, log_sum)
         self.bias, self.target = vector(call.bias), vector(call.targets)
         self.rows = (self.target, row_max, log_sum, vector(upstream.dloss), vector(upstream.dlse))
+        cuts = {
+            "e": (self.tiles.block_v, triton.cdiv(self.v, self.tiles.block_v)),
+            "c": (self.tiles.block_n, self.row_blocks),
+        }
         self.merged = {
-            name: call.schedule.merged(
-                block, self.variant.accumulate, is_filtered=getattr(self.variant, f"filter_{name}")
-            )
-            for name, block in (("e", self.tiles.block_v), ("c", self.tiles.block_n))
+            name: min(count, call.schedule.merged(block, self.variant.accumulate, is_filtered=self._filters(name)))
+            for name, (block, count) in cuts.items()
         }
         wide = self.merged["e"] > 1, self.merged["c"] >= self.row_blocks > 1
         self.of = {name: self.product.wide if x else self.product for name, x in zip("ec", wide, strict=True)}
@@ -186,6 +188,9 @@ class _Backward:
         )
         return out
 
+    def _filters(self, name: str) -> bool:
+        return bool(getattr(self.variant, f"filter_{name}"))
+
     def _scales(self) -> Tensor:
         """(row blocks,) fp32: powers of two that residuals of dC are divided by, one for all blocks of an increment."""
         merged = self.merged["c"]
@@ -203,7 +208,7 @@ class _Backward:
 
     def _kept(self, found: Residuals, tiles: int, name: str) -> Kept:
         """The tiles of a group that gradient `name` takes in, for every block of its rows; counted where asked for."""
-        if not getattr(self.variant, f"filter_{name}") or found.live is None:
+        if not self._filters(name) or found.live is None:
             self.kept[name] += self.row_blocks * tiles
             return Kept(None, None)
         live = found.live if name == "e" else found.live.T.contiguous()

@@ -41,7 +41,7 @@ def live_rows_kernel(
     """
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     rows = load_row_data(Target, RowMax, LogSum, DLoss, DLse, i, N, ignore_index)
-    lost = tl.full((BLOCK,), 0.0, tl.float32)
+    lost = tl.full((BLOCK,), 0.0, tl.float64)  # whatever the threads that add
     for first in range(0, tiles, BLOCK):
         tile = first + tl.arange(0, BLOCK)
         mask = (tile < tiles)[:, None] & (i < N)[None, :]
@@ -51,8 +51,8 @@ def live_rows_kernel(
         largest = tl.where(tile[:, None] == (rows.target // BLOCK_V)[None, :], 1.0, mass)
         live = is_live(largest * rows.size[None, :], rows.size[None, :], eps) & rows.valid[None, :]
         tl.store(Live + offsets, live.to(tl.int8), mask=mask)
-        lost += tl.sum(tl.where(mask & rows.valid[None, :] & (live == 0), mass, 0.0), 0)
-    tl.store(Lost + i, lost, mask=i < N)
+        lost += tl.sum(tl.where(mask & rows.valid[None, :] & (live == 0), mass, 0.0).to(tl.float64), 0)
+    tl.store(Lost + i, lost.to(tl.float32), mask=i < N)
     tl.store(Scale + i, tl.where(rows.valid, rows.scale, 0.0), mask=i < N)
 
 

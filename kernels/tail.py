@@ -4,6 +4,7 @@
 Dropped residuals R become m q^T, m their row sums, which are known, and q how the dropped probability of some sampled
 rows is spread. dE then gains m (C^T q), dC gains q (E^T m): rows of residuals keep their sums, columns do as far as the
 sample speaks for all. 128 rows serve dE as well as all rows do, and dC within a fifth (real heads, V = 49152, 262144).
+Threads join their sums in fp64, as those of a mean logit do (`ordering`).
 """
 
 import triton.language as tl
@@ -71,7 +72,8 @@ def pull_of_words_kernel(C, Share, Parts, V, D, words, BLOCK: tl.constexpr):
         c = tl.where((q != 0)[:, None], upcast(gather_rows(C, v, v < V, d0, BLOCK)), 0.0)
         total += c * q[:, None]
     j = d0 + tl.arange(0, BLOCK)
-    tl.store(Parts + part.to(tl.int64) * D + j, tl.sum(total, 0), mask=j < D)
+    total = tl.sum(total.to(tl.float64), 0).to(tl.float32)
+    tl.store(Parts + part.to(tl.int64) * D + j, total, mask=j < D)
 
 
 @kernel
@@ -90,4 +92,5 @@ def pull_of_rows_kernel(E, Target, DLoss, DLse, Lost, Parts, N, D, words, ignore
         e = tl.where((m != 0)[:, None], upcast(gather_rows(E, i, valid, d0, BLOCK)), 0.0)
         total += e * m[:, None]
     j = d0 + tl.arange(0, BLOCK)
-    tl.store(Parts + part.to(tl.int64) * D + j, tl.sum(total, 0), mask=j < D)
+    total = tl.sum(total.to(tl.float64), 0).to(tl.float32)
+    tl.store(Parts + part.to(tl.int64) * D + j, total, mask=j < D)

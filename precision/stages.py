@@ -310,10 +310,10 @@ def add_tail(size: Tensor, given_back: Tensor, count: int) -> Tensor:
     """Sum: what rows lost to the filter is given back along one vector.
 
     Of the sum's shape, from its largest `size` and that of what is given back, along a vector that sums `count`
-    products: in fp32 every 64th one of a part after the other, then 64 such sums, in fp64 over the parts. Eight more
+    products: in fp32 every 64th one of a part after the other, then 64 such sums and the parts in fp64. Eight more
     roundings are those of a row's loss times its upstream gradients, of the product and of the addition.
     """
-    return U * ((-(-count // (PARTS * BLOCK)) + BLOCK + 8) * given_back + size)
+    return U * ((-(-count // (PARTS * BLOCK)) + 8) * given_back + size)
 
 
 @_stage(lambda variant, problem: problem.bias is not None)

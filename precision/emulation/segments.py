@@ -82,7 +82,7 @@ class SegmentGradients(Gradients):
         return v + share[:, None] * q[None, :]
 
     def _pull(self, rows: Tensor, weights: Tensor) -> Tensor:
-        """(D,) the weighted sum of rows: in each of the parts 64 running sums, then those, then the parts."""
+        """(D,) the weighted sum of rows: in each of the parts 64 running sums, then those, and then the parts."""
         if rows.dtype == torch.float64:
             return torch.where((weights != 0)[:, None], rows, 0.0).T @ weights
         words = -(-len(rows) // (PARTS * BLOCK)) * BLOCK
@@ -93,7 +93,7 @@ class SegmentGradients(Gradients):
         total = torch.zeros_like(products[:, 0])
         for step in range(products.shape[1]):
             total = total + products[:, step]
-        return self.setup.machine.sum_rows(total).double().sum(0).float()
+        return total.double().sum(1).float().double().sum(0).float()
 
     def _before_tail(self, modes: Modes) -> Modes:
         return resolved(resolved(resolved(modes, "add_increment"), "cast_increment"), "tile_product")

@@ -111,7 +111,7 @@ MUTANTS = (
         "full_c_is_unfiltered_in_dc",
         "cce-kahan-full-c",
         BACKWARD,
-        'getattr(self.variant, f"filter_{name}")',
+        'bool(getattr(self.variant, f"filter_{name}"))',
         "self.variant.filter_e",
     ),
     Mutant(
@@ -119,7 +119,7 @@ MUTANTS = (
         "full_e_is_unfiltered_in_de",
         "cce-kahan-full-e",
         BACKWARD,
-        'getattr(self.variant, f"filter_{name}")',
+        'bool(getattr(self.variant, f"filter_{name}"))',
         "self.variant.filter_c",
     ),
     Mutant(
