@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .adder_check import AdderCheck
+from .bench import Bench, Row
 from .report import Report, Result
 from .sweep import Sweep
 
 HERE = Path(__file__).parent
 PAPER, REAL = (HERE / "baselines" / f"{name}.json" for name in ("gemma-alpaca-bfloat16", "smollm2-bfloat16"))
+BENCHED = HERE / "benches" / "table1-h200.json"
 E, C = "d_embeddings", "d_classifier"
 
 
@@ -21,11 +23,13 @@ def lessons() -> str:
     paper, real = Report.read(PAPER), Report.read(REAL)
     eps = Sweep.read(HERE / "studies" / "filtering-h100.json")
     extremes = Sweep.read(HERE / "studies" / "extremes-h100.json")
+    bench = Bench.read(BENCHED)
     adder = AdderCheck.read(HERE / "studies" / "adder-cuda.json")
     blocks = [
         _intro(paper, real),
         *_heading("Where the error comes from", _stages(real)),
         *_heading("What the filter costs", [*_filter(paper, real), *_threshold(eps), *_dead(paper)]),
+        *_heading("What segments and a tail save", _segments(bench)),
         *_heading("What the sums cost", [*_sums(paper, real), *_extremes(extremes)]),
         *_heading("What the loss owes to the tensor core", [*_loss(paper, real), *_adder(adder)]),
         *_heading("Which variant to take", _advice(paper, real)),
@@ -128,6 +132,36 @@ def _dead(paper: Report) -> Iterator[str]:
             "are exactly zero after `cce` and should not be. They hold "
             f"{100 * dead.lost:.4f} % of its norm, and are all that their words would have learned from this batch."
         )
+
+
+def _segments(bench: Bench) -> Iterator[str]:
+    (place,) = bench.places
+    rows = {row.name: row for row in place.rows if row.cost is not None}
+
+    def figures(name: str) -> str:
+        row = rows[name]
+        return f"{_cost(row):.2f} products at {row.errors[E]:.1e} and {row.errors[C]:.1e}"
+
+    fewest = rows["cce-segment"].kept
+    yield (
+        f"On the drawn head at {place.shape}, through the public call and forward pass included, `cce-segment` takes "
+        f"{figures('cce-segment')} (errors of dE and dC), where `cce` takes {figures('cce')}, `cce-exact` "
+        f"{figures('cce-exact')} and torch.compile {figures('torch-compile')}. It keeps {100 * fewest[E]:.0f} % of the "
+        f"columns of tiles for dE and {100 * fewest[C]:.0f} % of their rows for dC, where whole tiles in the paper's "
+        f"order are {100 * rows['cce'].kept[E]:.0f} %."
+    )
+    yield (
+        "The threshold is what its error is made of: "
+        + "; ".join(f"2^{e}: {figures(f'cce-segment,eps=2^{e}')}" for e in (-12, -13, -15, -16))
+        + ". At the preset's 2^-14 the tail is worth a factor of "
+        f"{rows['cce-segment,tail=drop'].errors[E] / rows['cce-segment'].errors[E]:.1f} in dE, and costs nothing that "
+        "shows."
+    )
+
+
+def _cost(row: Row) -> float:
+    assert row.cost is not None
+    return row.cost.both_over_product.median
 
 
 def _sums(paper: Report, real: Report) -> Iterator[str]:

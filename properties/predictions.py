@@ -152,5 +152,11 @@ OURS = (
         "rounds: two words of nearly the same mean logit changed places in the vocabulary's order. Such sums are taken "
         "in fp64 now.",
     ),
+    (
+        "dE in cce-segment has other bits with columns of zeros behind D",
+        "columns_of_zeros_change_nothing",
+        "The same once more, in the sums over the vocabulary and over tokens that a tail is pulled along: padded, rows "
+        "lie otherwise in memory. They are joined in fp64 too.",
+    ),
 )
 """What the laws found in our own kernels, budgets and laws when they ran on a GPU, and what was done."""
