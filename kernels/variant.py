@@ -50,7 +50,7 @@ class Variant:
         for name, legal in LEGAL.items():
             value = getattr(self, name)
             if value not in legal or type(value) is not type(legal[0]):
-                raise ValueError(f"{name}={_show(value)} is unknown; legal values: {', '.join(map(_show, legal))}")
+                raise ValueError(f"{name}={shown(value)} is unknown; legal values: {', '.join(map(shown, legal))}")
         if self.granularity == "segment" and (
             not (self.filter_e and self.filter_c) or self.order != "none" or self.accumulate != "fp32"
         ):
@@ -69,7 +69,7 @@ class Variant:
             raise ValueError(f"eps={self.eps!r} is no threshold; legal values: a float >= 0, or None for the default")
         if not (self.filter_e or self.filter_c):
             raise ValueError(
-                f"eps={_show(self.eps)} has no effect with filter_e=no and filter_c=no; leave it out or switch one on"
+                f"eps={shown(self.eps)} has no effect with filter_e=no and filter_c=no; leave it out or switch one on"
             )
 
     def threshold(self, spacing: float) -> float:
@@ -79,7 +79,7 @@ class Variant:
     def __str__(self) -> str:
         def changes(preset: Variant) -> list[str]:
             pairs = [(f.name, getattr(self, f.name), getattr(preset, f.name)) for f in fields(self)]
-            return [f"{name}={_show(mine)}" for name, mine, theirs in pairs if mine != theirs]
+            return [f"{name}={shown(mine)}" for name, mine, theirs in pairs if mine != theirs]
 
         name = min(PRESETS, key=lambda preset: len(changes(PRESETS[preset])))
         return ",".join([name, *changes(PRESETS[name])])
@@ -131,7 +131,8 @@ def _legal(choices: Iterable[dict[str, Any]]) -> Iterator[Variant]:
             yield Variant(**choice)
 
 
-def _show(value: object) -> str:
+def shown(value: object) -> str:
+    """A field's value as a flag string has it."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float) and 0 < value < math.inf and math.frexp(value)[0] == 0.5:

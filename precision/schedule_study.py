@@ -126,7 +126,7 @@ def alternatives(base: Schedule) -> list[Alternative]:
         Alternative(name="D by 16, backward", changes=depth, schedule=backward(block_d=16)),
         Alternative(name="64 columns, forward", changes=ahead, schedule=forward(block_v=64)),
         Alternative(name="D by 16, forward", changes=ahead, schedule=forward(block_d=16)),
-        Alternative(name="1 split", changes=ahead, schedule=replace(base, splits=1)),
+        Alternative(name="1 split", changes=ahead, schedule=replace(base, splits=1, workers=None)),
         Alternative(name="pointer loads", changes=ahead, schedule=replace(base, descriptors=False)),
     ]
 

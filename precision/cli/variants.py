@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 from rich.console import Console
 
 from ..table import table
@@ -11,19 +13,19 @@ def variants() -> None:
     """List the presets and the fields that a flag string may set."""
     from dataclasses import fields
 
-    from ccelab.kernels.variant import LEGAL, PRESETS
+    from ccelab.kernels.variant import LEGAL, PRESETS, Variant, shown
 
-    names = [field.name for field in fields(PRESETS["cce"])]
-    presets = table("Presets", "preset", *names, left=1 + len(names))
+    names = [field.name for field in fields(Variant)]
+    width = max(map(len, PRESETS)) + 2
+    presets = ["Presets, and how they differ from cce"]
     for preset, variant in PRESETS.items():
-        values = (getattr(variant, name) for name in names)
-        presets.add_row(
-            preset, *("default" if v is None else {True: "yes", False: "no"}.get(v, str(v)) for v in values)
-        )
+        others = (name for name in names if getattr(variant, name) != getattr(Variant(), name))
+        text = ", ".join(f"{name}={shown(getattr(variant, name))}" for name in others)
+        presets.append(textwrap.fill(f"{preset:<{width}}{text}".rstrip(), 80, subsequent_indent=" " * width))
     legal = table("A flag string is PRESET(,field=value)*", "field", "values", left=2)
     for name, choices in LEGAL.items():
-        legal.add_row(name, " | ".join({True: "yes", False: "no"}.get(v, str(v)) for v in choices))
+        legal.add_row(name, " | ".join(map(shown, choices)))
     legal.add_row("eps", "2^-12, a decimal, or default: finfo(dtype).eps / 32")
     console = Console()
-    console.print(presets, "", legal, "", sep="\n")
+    console.print(*presets, "", legal, "", sep="\n", highlight=False)
     console.print("For instance --variant cce-exact --variant cce,accumulate=hilo,eps=2^-14", highlight=False)
