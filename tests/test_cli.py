@@ -153,7 +153,8 @@ def test_an_interruption_keeps_what_was_measured(workers: str, tmp_path: Path) -
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        start_new_session=True,  # a group of its own, which gets the signal as from a terminal
+        start_new_session=True,  # a group of its own, which gets the signal as from a terminal,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # and which a shell's background job ignores
     )
     path = tmp_path / "report.json"
     try:
