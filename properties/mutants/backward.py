@@ -31,7 +31,7 @@ MUTANTS = (
         "cce-kahan",
         E_KERNEL,
         "v = tl.where(valid[:, None], v * HEADROOM, 0.0)",
-        "v * 0.0",
+        "v = tl.where(valid[:, None], v * 0.0, 0.0)",
     ),
     Mutant(
         "dE has the wrong sign",
@@ -39,7 +39,7 @@ MUTANTS = (
         "cce",
         E_KERNEL,
         "v = tl.where(valid[:, None], v * HEADROOM, 0.0)",
-        "-v * HEADROOM",
+        "v = tl.where(valid[:, None], -v * HEADROOM, 0.0)",
     ),
     Mutant(
         "dE is four times too large",
@@ -47,7 +47,7 @@ MUTANTS = (
         "cce-exact",
         E_KERNEL,
         "v = tl.where(valid[:, None], v * HEADROOM, 0.0)",
-        "4 * v * HEADROOM",
+        "v = tl.where(valid[:, None], 4 * v * HEADROOM, 0.0)",
     ),
     Mutant(
         "dE is 3 % too large",
@@ -55,7 +55,7 @@ MUTANTS = (
         "cce-exact",
         E_KERNEL,
         "v = tl.where(valid[:, None], v * HEADROOM, 0.0)",
-        "1.03 * v * HEADROOM",
+        "v = tl.where(valid[:, None], 1.03 * v * HEADROOM, 0.0)",
     ),
     Mutant(
         "increments of dE below 1e-3 are flushed",
