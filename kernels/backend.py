@@ -59,19 +59,18 @@ def host_stage(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 SIZES = (
+    *("N", "V", "D", "samples", "ignore_index", "first", "tile", "block", "tiles", "blocks", "row_blocks"),
     *(
-        "N",
-        "V",
-        "D",
-        "samples",
-        "ignore_index",
         "tiles_per_split",
         "whole_splits",
         "blocks_of_last_split",
         "splits",
         "target_splits",
+        "words",
+        "width",
+        "count",
+        "rows",
     ),
-    *("first", "tile", "block", "tiles", "row_blocks", "blocks", "words", "width"),
 )
 """Kernel arguments that Triton must not compile anew for where they are 1 or a multiple of 16.
 

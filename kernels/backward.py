@@ -13,6 +13,7 @@ import triton.language as tl
 from .backend import device_function, kernel, stage
 from .logits import add_bias, dot_logits, mask_columns, soft_cap
 from .residual import cast_residual, is_tile_live, load_row_data, logit_gradient, softmax
+from .scales import relative_scale
 
 
 class Residuals(NamedTuple):
@@ -130,38 +131,3 @@ def residual_kernel(
     if Out.mass is not None:
         dead = tl.sum(tl.where(rows.valid[:, None] & col_mask[None, :], p, 0.0), 1)
         tl.store(Out.mass + tile * N + i, dead, mask=row_mask & (live == 0))
-
-
-@kernel
-def block_scale_kernel(
-    Target,
-    RowMax,
-    LogSum,
-    DLoss,
-    DLse,
-    Scale,  # (programs,) fp32
-    blocks,
-    N,
-    ignore_index,
-    DTYPE: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    """The rows of an increment of dC add up, so they share one scale: the largest among them; one program per so many
-    blocks of rows. fp32 needs none, and would lose rows that are 2^126 below another."""
-    top = tl.full((), 0.0, tl.float32)
-    for block in range(tl.program_id(0) * blocks, (tl.program_id(0) + 1) * blocks):
-        i = block * BLOCK + tl.arange(0, BLOCK)
-        rows = load_row_data(Target, RowMax, LogSum, DLoss, DLse, i, N, ignore_index)
-        top = tl.maximum(top, tl.max(tl.where(rows.valid, rows.scale, 0.0), 0))
-    if DTYPE == tl.float32:  # noqa: SIM300 - a dtype compared with a constexpr on its right is never equal
-        top = tl.full((), 1.0, tl.float32)
-    tl.store(Scale + tl.program_id(0), top)
-
-
-@device_function
-def relative_scale(scale, top):
-    """scale / top for powers of two with scale <= top, by their exponents: exact, and 0 below 2^-126."""
-    exponent = (scale.to(tl.uint32, bitcast=True) >> 23).to(tl.int32)
-    top_exponent = (top.to(tl.uint32, bitcast=True) >> 23).to(tl.int32)
-    biased = tl.maximum(127 + exponent - top_exponent, 0)
-    return (biased.to(tl.uint32) << 23).to(tl.float32, bitcast=True)

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from .accumulate import Accumulator
 from .backend import TL_DTYPES
-from .backward import Residuals, block_scale_kernel, residual_kernel
+from .backward import Residuals, residual_kernel
 from .launch import Call, matrix, operand, options, vector
 from .ordering import mean_logit_order, mean_prob_order
 from .products import Kept, bias_kernel, classifier_kernel, embeddings_kernel, finish_embeddings_kernel
 from .sampling import sample_rows
+from .scales import shared_scales
 from .schedule import GROUP_BYTES
 from .segments import segment_gradients
 from .statistics import Statistics
@@ -94,7 +95,12 @@ class _Backward:
         }
         wide = self.merged["e"] > 1, self.merged["c"] >= self.row_blocks > 1
         self.of = {name: self.product.wide if x else self.product for name, x in zip("ec", wide, strict=True)}
-        self.scale = self._scales()
+        # Of the residuals of dC: one power of two for all row blocks of an increment.
+        together = self.merged["c"]
+        scale: Tensor = shared_scales(  # type: ignore[no-untyped-call]
+            self.rows, call.shape, self.tiles.block_n, together, call.ignore_index, self.dtype
+        )
+        self.scale = scale.repeat_interleave(together)[: self.row_blocks]
         self.kept = {"e": 0, "c": 0}
         self.mass = {"e": torch.zeros(self.n, device=row_max.device), "c": torch.zeros(self.n, device=row_max.device)}
 
@@ -190,21 +196,6 @@ class _Backward:
 
     def _filters(self, name: str) -> bool:
         return bool(getattr(self.variant, f"filter_{name}"))
-
-    def _scales(self) -> Tensor:
-        """(row blocks,) fp32: powers of two that residuals of dC are divided by, one for all blocks of an increment."""
-        merged = self.merged["c"]
-        scale = torch.empty(triton.cdiv(self.row_blocks, merged), device=self.call.embeddings.device)
-        block_scale_kernel[(len(scale),)](
-            *self.rows,
-            scale,
-            merged,
-            self.n,
-            self.call.ignore_index,
-            DTYPE=TL_DTYPES[self.dtype],
-            BLOCK=self.tiles.block_n,
-        )
-        return scale.repeat_interleave(merged)[: self.row_blocks]
 
     def _kept(self, found: Residuals, tiles: int, name: str) -> Kept:
         """The tiles of a group that gradient `name` takes in, for every block of its rows; counted where asked for."""

@@ -16,10 +16,10 @@ import triton
 import triton.language as tl
 
 from .backend import kernel
-from .backward import recompute_logits
 from .logits import add_bias
 from .matrix import gather_rows
-from .rounding import exp, upcast
+from .rounding import upcast
+from .sampled_softmax import sampled_softmax
 
 BLOCK = 64
 
@@ -88,15 +88,9 @@ def mean_prob_kernel(
     col_mask = cols < V
     total = tl.full((TILES.block_v,), 0.0, tl.float32)
     for first in range(0, samples, TILES.block_n):
-        place = first + tl.arange(0, TILES.block_n)
-        mask = place < samples
-        rows = tl.load(Sample + place, mask=mask, other=0)
-        _, z = recompute_logits(
-            E, C, Bias, 0, rows, mask, place0, cols, cols, col_mask, D, softcap, TILES, False, False
+        _, mask, _, p = sampled_softmax(
+            E, C, Bias, RowMax, LogSum, Sample, first, samples, place0, cols, col_mask, D, softcap, TILES
         )  # fmt: skip
-        m = tl.load(RowMax + rows, mask=mask, other=0.0)
-        log_s = tl.load(LogSum + rows, mask=mask, other=0.0)
-        p = exp((z - m[:, None]) - log_s[:, None])
         total += tl.sum(tl.where(mask[:, None], p, 0.0), 0)
     tl.store(MeanProb + cols, total / samples, mask=col_mask)
 

@@ -8,11 +8,12 @@ computed again; the rows that are left of a vocabulary tile are gathered, so tha
 import triton.language as tl
 
 from .backend import commits, kernel
-from .backward import recompute_logits, relative_scale
+from .backward import recompute_logits
 from .matrix import gather_rows, load_rows
 from .products import WHOLE, cast_output
 from .residual import cast_residual, is_live, load_row_data, logit_gradient, softmax
 from .rounding import dot, exp
+from .scales import relative_scale
 from .tail import add_tail
 
 
@@ -26,7 +27,6 @@ def live_rows_kernel(
     DLse,
     Live,  # (tiles, N) int8
     Lost,  # (N,) fp32
-    Scale,  # (N,) fp32: powers of two, 0 at ignored rows
     eps,
     tiles,
     N,
@@ -53,7 +53,6 @@ def live_rows_kernel(
         tl.store(Live + offsets, live.to(tl.int8), mask=mask)
         lost += tl.sum(tl.where(mask & rows.valid[None, :] & (live == 0), mass, 0.0).to(tl.float64), 0)
     tl.store(Lost + i, lost.to(tl.float32), mask=i < N)
-    tl.store(Scale + i, tl.where(rows.valid, rows.scale, 0.0), mask=i < N)
 
 
 @kernel
@@ -116,7 +115,7 @@ def mark_words_kernel(
     STEP: tl.constexpr,
 ):
     """Marks the words of what is live; one program per chunk. Beside the products it would spill their registers:
-    5.1 ms for 1.9 (H100, N=8192, V=256000, D=2304). Programs may mark one word at a time, all with the same mark."""
+    5.1 ms for 1.8 (H200, N=8192, V=256000, D=2304). Programs may mark one word at a time, all with the same mark."""
     chunk = Chunk + 3 * (first + tl.program_id(0))
     tile, start, count = tl.load(chunk), tl.load(chunk + 1), tl.load(chunk + 2)
     cols = tile * TILES.block_v + tl.arange(0, TILES.block_v)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 from torch import Tensor
 
-from .backend import TL_DTYPES
+from .backend import IS_INTERPRETED, TL_DTYPES
 from .column_segments import column_residuals_kernel, column_segments_kernel
 from .launch import Call, matrix, operand, options, vector
 from .lists import Counted, Lists
 from .row_segments import live_rows_kernel, mark_words_kernel, row_residuals_kernel, row_segments_kernel
 from .sampling import sample_rows
+from .scales import shared_scales
 from .statistics import Statistics
-from .tail import pull_of_rows_kernel, pull_of_words_kernel, tail_share_kernel
+from .tail import pull_kernel, tail_share_kernel
 from .upstream import Upstream
 
 GROUP_BYTES = 2**25
@@ -57,22 +56,23 @@ class _Segments:
         self.n, self.v, self.d = call.shape
         self.row_blocks = triton.cdiv(self.n, self.tiles.block_n)
         self.eps = call.variant.threshold(torch.finfo(self.dtype).eps)
-        self.bias, self.target, self.softcap = vector(call.bias), vector(call.targets), call.softcap
+        self.bias, self.softcap = vector(call.bias), call.softcap
         self.row_max, self.log_sum = row_max, log_sum
-        self.dloss, self.dlse = vector(upstream.dloss), vector(upstream.dlse)
-        self.rows = (self.target, row_max, log_sum, self.dloss, self.dlse)
+        self.upstream = upstream
+        self.rows = (vector(call.targets), row_max, log_sum, vector(upstream.dloss), vector(upstream.dlse))
         self.size = {"BLOCK": BLOCK, "enable_fp_fusion": call.schedule.fp_fusion}
         self.most = max(1, GROUP_BYTES // (self.tiles.block_n * self.tiles.block_v * call.embeddings.element_size()))
 
     def run(self, want_e: bool, want_c: bool) -> tuple[Tensor | None, Tensor | None]:
+        call = self.call
         live, lost, top = self._live_rows()
         counted = Counted(live)
         # Till the count is there the device does what needs no lists.
         share = pull_e = pull_c = None
-        if self.call.variant.tail == "rank1":
+        if call.variant.tail == "rank1":
             share = self._tail_share(live, lost)
-            pull_e = self._pull_of_words(share) if want_e else None
-            pull_c = self._pull_of_rows(lost) if want_c else None
+            pull_e = self._pull(call.classifier, share) if want_e else None
+            pull_c = self._pull(call.embeddings, self._given_back(lost)) if want_c else None
         if self.stats is not None:
             self.stats.tail_share, self.stats.segments_c = share, live
         lists = counted.lists(self.tiles.block_n)
@@ -87,13 +87,12 @@ class _Segments:
     def _live_rows(self) -> tuple[Tensor, Tensor, Tensor]:
         """(tiles, N) int8 segments that are kept, (N,) probability in the others, (1,) scale of dC's residuals."""
         live = torch.empty(self.log_mass.shape, dtype=torch.int8, device=self.device)
-        lost, scale = (torch.empty(self.n, device=self.device) for _ in range(2))
+        lost = torch.empty(self.n, device=self.device)
         live_rows_kernel[(triton.cdiv(self.n, BLOCK),)](
             self.log_mass,
             *self.rows,
             live,
             lost,
-            scale,
             self.eps,
             len(self.log_mass),
             self.n,
@@ -101,7 +100,9 @@ class _Segments:
             BLOCK_V=self.tiles.block_v,
             **self.size,
         )
-        top = torch.ones(1, device=self.device) if self.dtype == torch.float32 else scale.max().reshape(1)
+        top: Tensor = shared_scales(  # type: ignore[no-untyped-call]
+            self.rows, self.call.shape, self.tiles.block_n, self.row_blocks, self.call.ignore_index, self.dtype
+        )
         return live, lost, top
 
     def _tail_share(self, live: Tensor, lost: Tensor) -> Tensor:
@@ -171,7 +172,7 @@ class _Segments:
                 mark_words_kernel[(chunks,)](
                     live, lists.members, lists.chunk, words, first, self.n, self.v, TILES=tiles, STEP=16
                 )
-            if first + chunks == lists.firsts[-1] and marked is None:
+            if marked is None and first + chunks == lists.firsts[-1]:  # all words are marked
                 marked = Counted(words)
             if out is not None:
                 row_segments_kernel[(count * (tiles.block_v // rows) * slices,)](
@@ -194,7 +195,8 @@ class _Segments:
                     G_DESCRIPTOR=g_descriptor,
                     **options(self.product, call.schedule),
                 )
-        return out, marked or Counted(words)
+        assert marked is not None
+        return out, marked
 
     def _embeddings(self, marked: Counted, pull: Tensor | None) -> Tensor:
         call, tiles = self.call, self.tiles
@@ -261,41 +263,24 @@ class _Segments:
         shape = (max(chunks, 1) * self.tiles.block_n, self.tiles.block_v)
         return torch.empty(shape, dtype=dtype, device=self.device)
 
-    def _pull_of_words(self, share: Tensor) -> Tensor:
-        """(D,) fp32 C^T q."""
-        words = triton.cdiv(self.v, PARTS * BLOCK) * BLOCK
-        parts = torch.empty((triton.cdiv(self.v, words), self.d), device=self.device)
-        pull_of_words_kernel[(len(parts) * triton.cdiv(self.d, BLOCK),)](
-            matrix(self.call.classifier), share, parts, self.v, self.d, words, **self.size
-        )
-        return parts.sum(0, dtype=torch.float64).float()
+    def _given_back(self, lost: Tensor) -> Tensor:
+        """(N,) fp32: what rows lost, times their upstream gradients. An ignored row, whose may be NaN, lost nothing."""
+        dloss, dlse = (0.0 if x is None else x for x in (self.upstream.dloss, self.upstream.dlse))
+        return torch.where(lost > 0, lost * (dloss + dlse), 0.0)
 
-    def _pull_of_rows(self, lost: Tensor) -> Tensor:
-        """(D,) fp32 E^T m."""
-        words = triton.cdiv(self.n, PARTS * BLOCK) * BLOCK
-        parts = torch.empty((triton.cdiv(self.n, words), self.d), device=self.device)
-        pull_of_rows_kernel[(len(parts) * triton.cdiv(self.d, BLOCK),)](
-            matrix(self.call.embeddings),
-            self.target,
-            self.dloss,
-            self.dlse,
-            lost,
-            parts,
-            self.n,
-            self.d,
-            words,
-            self.call.ignore_index,
-            **self.size,
+    def _pull(self, x: Tensor, weights: Tensor) -> Tensor:
+        """(D,) fp32 x^T weights, x (n, D)."""
+        rows = triton.cdiv(len(x), PARTS * BLOCK) * BLOCK
+        parts = torch.empty((triton.cdiv(len(x), rows), self.d), device=self.device)
+        # Columns are alike, and the interpreter's time goes by the number of blocks.
+        width = triton.next_power_of_2(self.d) if IS_INTERPRETED else BLOCK
+        pull_kernel[(len(parts) * triton.cdiv(self.d, width),)](
+            matrix(x), weights, parts, len(x), self.d, rows, WIDTH=width, **self.size
         )
         return parts.sum(0, dtype=torch.float64).float()
 
     def _count(self, name: str, lists: Lists, lost: Tensor, of_all: int) -> None:
         if self.stats is not None:
-            kept = lists.kept
-            values: dict[str, Any] = {
-                f"tiles_kept_{name}": kept,
-                f"tiles_skipped_{name}": of_all - kept,
-                f"filtered_mass_{name}": lost,
-            }
-            for field, value in values.items():
-                setattr(self.stats, field, value)
+            setattr(self.stats, f"tiles_kept_{name}", lists.kept)
+            setattr(self.stats, f"tiles_skipped_{name}", of_all - lists.kept)
+            setattr(self.stats, f"filtered_mass_{name}", lost)

@@ -10,11 +10,10 @@ Threads join their sums in fp64, as those of a mean logit do (`ordering`).
 import triton.language as tl
 
 from .backend import kernel, stage
-from .backward import recompute_logits
 from .logits import soft_cap_slope
 from .matrix import gather_rows
-from .residual import load_upstream
-from .rounding import exp, upcast
+from .rounding import upcast
+from .sampled_softmax import sampled_softmax
 
 
 @stage
@@ -47,50 +46,27 @@ def tail_share_kernel(
     col_mask = cols < V
     total = tl.full((TILES.block_v,), 0.0, tl.float32)
     for first in range(0, samples, TILES.block_n):
-        place = first + tl.arange(0, TILES.block_n)
-        rows = tl.load(Sample + place, mask=place < samples, other=0)
-        raw, z = recompute_logits(
-            E, C, Bias, 0, rows, place < samples, place0, cols, cols, col_mask, D, softcap, TILES, False, False
+        rows, mask, raw, p = sampled_softmax(
+            E, C, Bias, RowMax, LogSum, Sample, first, samples, place0, cols, col_mask, D, softcap, TILES
         )  # fmt: skip
-        p = exp((z - tl.load(RowMax + rows)[:, None]) - tl.load(LogSum + rows)[:, None])
-        live = tl.load(Live + tl.program_id(0).to(tl.int64) * N + rows, mask=place < samples, other=1)
+        live = tl.load(Live + tl.program_id(0).to(tl.int64) * N + rows, mask=mask, other=1)
         total += tl.sum(tl.where((live == 0)[:, None], soft_cap_slope(p, raw, softcap), 0.0), 0)
     tl.store(Share + cols, total, mask=col_mask)
 
 
 @kernel
-def pull_of_words_kernel(C, Share, Parts, V, D, words, BLOCK: tl.constexpr):
-    """(parts, D): C^T q over some `words` of the vocabulary; one program per (part, block of columns)."""
-    blocks = tl.cdiv(D, BLOCK)
+def pull_kernel(X, Weights, Parts, count, D, rows, BLOCK: tl.constexpr, WIDTH: tl.constexpr):
+    """(parts, D): X^T w over so many `rows` of X; one program per part and WIDTH columns."""
+    blocks = tl.cdiv(D, WIDTH)
     part = tl.program_id(0) // blocks
-    d0 = (tl.program_id(0) % blocks) * BLOCK
-    total = tl.full((BLOCK, BLOCK), 0.0, tl.float32)
-    for v0 in range(part * words, part * words + words, BLOCK):
-        v = v0 + tl.arange(0, BLOCK)
-        q = tl.load(Share + v, mask=v < V, other=0.0)
-        # 0 times an infinity of a word without a share would be NaN.
-        c = tl.where((q != 0)[:, None], upcast(gather_rows(C, v, v < V, d0, BLOCK)), 0.0)
-        total += c * q[:, None]
-    j = d0 + tl.arange(0, BLOCK)
-    total = tl.sum(total.to(tl.float64), 0).to(tl.float32)
-    tl.store(Parts + part.to(tl.int64) * D + j, total, mask=j < D)
-
-
-@kernel
-def pull_of_rows_kernel(E, Target, DLoss, DLse, Lost, Parts, N, D, words, ignore_index, BLOCK: tl.constexpr):
-    """(parts, D): E^T m over some rows, m what each lost times its upstream gradients."""
-    blocks = tl.cdiv(D, BLOCK)
-    part = tl.program_id(0) // blocks
-    d0 = (tl.program_id(0) % blocks) * BLOCK
-    total = tl.full((BLOCK, BLOCK), 0.0, tl.float32)
-    for row0 in range(part * words, part * words + words, BLOCK):
-        i = row0 + tl.arange(0, BLOCK)
-        target = tl.load(Target.ptr + i.to(tl.int64) * Target.stride_row, mask=i < N, other=ignore_index)
-        valid = (i < N) & (target != ignore_index)
-        lost = tl.load(Lost + i, mask=valid, other=0.0)
-        m = tl.where(lost > 0, lost * (load_upstream(DLoss, i, valid) + load_upstream(DLse, i, valid)), 0.0)
-        e = tl.where((m != 0)[:, None], upcast(gather_rows(E, i, valid, d0, BLOCK)), 0.0)
-        total += e * m[:, None]
-    j = d0 + tl.arange(0, BLOCK)
+    d0 = (tl.program_id(0) % blocks) * WIDTH
+    total = tl.full((BLOCK, WIDTH), 0.0, tl.float32)
+    for first in range(part * rows, part * rows + rows, BLOCK):
+        i = first + tl.arange(0, BLOCK)
+        w = tl.load(Weights + i, mask=i < count, other=0.0)
+        # 0 times an infinity of a row without weight would be NaN.
+        x = tl.where((w != 0)[:, None], upcast(gather_rows(X, i, i < count, d0, WIDTH)), 0.0)
+        total += x * w[:, None]
+    j = d0 + tl.arange(0, WIDTH)
     total = tl.sum(total.to(tl.float64), 0).to(tl.float32)
     tl.store(Parts + part.to(tl.int64) * D + j, total, mask=j < D)

@@ -23,12 +23,13 @@ class Decisions:
     lost_e: Tensor  # (N,) float64
     lost_c: Tensor  # (N,) float64
     share: Tensor | None  # (V,) float64; None without a tail
+    is_own: bool  # the oracle's, and not a call's
 
     def given_back(self, stream: Stream) -> tuple[Tensor, Tensor]:
         """(N, 1) float64 each: what dE's tail and dC's give back to rows, in residuals."""
         upstream = torch.where(stream.valid, stream.d_loss + stream.d_lse, 0.0)
-        lost_e, lost_c = self.lost_e[:, None], self.lost_c[:, None]
-        return torch.where(lost_e > 0, lost_e * upstream, 0.0), torch.where(lost_c > 0, lost_c * upstream, 0.0)
+        of_e, of_c = (torch.where(x > 0, x * upstream, 0.0) for x in (self.lost_e[:, None], self.lost_c[:, None]))
+        return of_e, of_c
 
 
 def decisions(problem: Problem, variant: Variant, schedule: Schedule, taken: Statistics | None) -> Decisions:
@@ -43,6 +44,7 @@ def decisions(problem: Problem, variant: Variant, schedule: Schedule, taken: Sta
         lost_e=taken.filtered_mass_e.double(),
         lost_c=taken.filtered_mass_c.double(),
         share=None if taken.tail_share is None else taken.tail_share.double(),
+        is_own=False,
     )
 
 
@@ -88,4 +90,5 @@ def _own(problem: Problem, variant: Variant, schedule: Schedule) -> Decisions:
         lost_e=lost_e[:, 0],
         lost_c=lost_c[:, 0],
         share=torch.cat(share) / torch.where(total > 0, total, 1.0) if variant.tail == "rank1" else None,
+        is_own=True,
     )

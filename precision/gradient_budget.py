@@ -53,13 +53,14 @@ class GradientBudget:
         self.fmt = Format.of(problem.embeddings.dtype)
         self.schedule = schedule
         self.tiles, self.error, self.log_s = schedule.backward, error, torch.log1p(rows.rest)
-        eps = variant.threshold(torch.finfo(problem.embeddings.dtype).eps)
+        self.eps = variant.threshold(torch.finfo(problem.embeddings.dtype).eps)
+        self.known_by = "recompute_logits" if self.fmt.is_fp32 else "cast_residual"
         # (N, 1) the row's own upstream scale; what comes for an ignored row, an infinity or NaN even, is not read
         self.size = torch.where(stream.valid, stream.d_loss.abs() + stream.d_lse.abs(), 0.0)
         self.upstream = tuple(arithmetic.upstream(x) for x in (stream.d_loss, stream.d_lse))
         # The oracle's own rounding, relative to sum |g||C|.
         self.oracle = DOUBLE_U * (sum(problem.shape) + 64)
-        self.threshold = torch.where(self.size > 0, eps * self.size, 0.0)
+        self.threshold = torch.where(self.size > 0, self.eps * self.size, 0.0)
         # Upstream gradients and their sum reach the kernel rounded to fp32: near a power of two, the larger one.
         sizes = [arithmetic.upstream(x.abs()) for x in (stream.d_loss, stream.d_lse)]
         low, high = (_power_of_two(torch.where(stream.valid, x, 0.0)) for x in sizes[0].plus(sizes[1]))
@@ -104,8 +105,7 @@ class GradientBudget:
         self, like: Tensor, is_filtered: bool, kappa: Terms | None, scale: Tensor | float = 1.0
     ) -> FilteredSum:
         total = Accumulation(self.variant.accumulate, self.fmt, like, scale)
-        known_by = "recompute_logits" if self.fmt.is_fp32 else "cast_residual"
-        return FilteredSum(total, is_filtered=is_filtered, kappa=kappa, known_by=known_by)
+        return FilteredSum(total, is_filtered=is_filtered, kappa=kappa, known_by=self.known_by)
 
     def _residual_error(self, part: ResidualChunk) -> ResidualError:
         """Of fp32 residuals, before their cast."""

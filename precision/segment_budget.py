@@ -42,22 +42,20 @@ class SegmentBudget(GradientBudget):
         self.is_random = False  # what was given back and dropped is most of an error, and certain
         self.tiles, self.forward_tiles = schedule.segments, schedule.forward
         self.decided: Decisions = decisions(stream.problem, variant, schedule, taken)
-        self.is_given = taken is not None and taken.segments_e is not None and taken.segments_c is not None
-        self.eps = variant.threshold(torch.finfo(stream.problem.embeddings.dtype).eps)
         self.given_back = self.decided.given_back(stream)
         n, v, _ = stream.problem.shape
-        counts = (self.decided.words.sum(1), self.decided.rows.sum(1)) if self.is_given else ()
-        self.terms_e, self.terms_c = (int(x.max()) for x in counts) if counts else (v, n)
+        if self.decided.is_own:
+            self.terms_e, self.terms_c = v, n
+        else:
+            kept = (self.decided.words.sum(1), self.decided.rows.sum(1))
+            self.terms_e, self.terms_c = (max(int(x.max()), 1) for x in kept)
         self.place = 0
-        self.embeddings = SegmentSum(
-            stream.embeddings, self.fmt, arithmetic, self.oracle, by_stage=by_stage, known_by=self._known_by
-        )
+        self.embeddings = self._segment_sum(stream.embeddings)
         size = (1, stream.embeddings.shape[1])
         self.pull, self.pull_size = stream.embeddings.new_zeros(size), stream.embeddings.new_zeros(size)
 
-    @property
-    def _known_by(self) -> str:
-        return "recompute_logits" if self.fmt.is_fp32 else "cast_residual"
+    def _segment_sum(self, like: Tensor) -> SegmentSum:
+        return SegmentSum(like, self.fmt, self.arithmetic, self.oracle, by_stage=self.by_stage, known_by=self.known_by)
 
     def chunks(self, order: Tensor | None) -> Iterator[tuple[Tensor, Bound, Bound | None]]:
         for part in self.stream.residuals(self.rows):
@@ -72,13 +70,11 @@ class SegmentBudget(GradientBudget):
 
     @property
     def d_embeddings(self) -> Bound:
-        scale = self.scale
-        tail = None
+        tail, scale = None, self.scale
         if self.decided.share is not None:
             tail = Tail(self.given_back[0], self.pull, self.pull_size, len(self.decided.share))
-        steps = -(-max(self.terms_e, 1) // self.tiles.block_v)
-        count = max(self.terms_e, 1)
-        terms = self.embeddings.terms(tail, count, steps, scale / HEADROOM, scale).masked(self.stream.valid)
+        steps = -(-self.terms_e // self.tiles.block_v)
+        terms = self.embeddings.terms(tail, self.terms_e, steps, scale / HEADROOM, scale).masked(self.stream.valid)
         return terms, RandomError.certain(terms.total)
 
     def _segments(self, part: ResidualChunk, dg: ResidualError) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
@@ -124,24 +120,22 @@ class SegmentBudget(GradientBudget):
     def _kept(self, given: Tensor, live: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """(kept, in doubt): what was kept where it may be dropped, and all that may not."""
         surely, maybe = live
-        if self.is_given:
-            return (given & maybe) | surely, torch.zeros_like(surely)
-        return maybe, maybe & ~surely
+        if self.decided.is_own:
+            return maybe, maybe & ~surely
+        return (given & maybe) | surely, torch.zeros_like(surely)
 
     def _add_embeddings(self, part: ResidualChunk, dg: ResidualError, live: tuple[Tensor, Tensor], span: slice) -> None:
         kept, unsure = (
             x.repeat_interleave(self.tiles.block_n, 0)[: len(self.size)]
             for x in self._kept(self.decided.words[:, span], live)
         )
-        cast, classifier = (
-            self._cast(part.residual, dg, self.scale, self.unsure_scale),
-            self.stream.classifier(part.columns),
-        )
+        cast = self._cast(part.residual, dg, self.scale, self.unsure_scale)
+        classifier = self.stream.classifier(part.columns)
         self.embeddings.add(part.residual, cast, classifier, kept, unsure)
         if self.decided.share is not None:
             share = self.decided.share[span][None, :]
-            self.pull = self.pull + torch.where((share != 0).T, classifier, 0.0).T.mv(share[0])[None]
-            self.pull_size = self.pull_size + (share @ torch.where((share != 0).T, classifier, 0.0).abs())
+            pulling = torch.where((share != 0).T, classifier, 0.0)
+            self.pull, self.pull_size = self.pull + share @ pulling, self.pull_size + share @ pulling.abs()
 
     def _classifier(self, part: ResidualChunk, dg: ResidualError, live: tuple[Tensor, Tensor], span: slice) -> Bound:
         """(n, D) the bound of dC in these columns."""
@@ -152,10 +146,7 @@ class SegmentBudget(GradientBudget):
         top = torch.ones_like(self.scale[:1]) if self.fmt.is_fp32 else self._top()
         scale = self.scale if self.fmt.is_fp32 else top.expand_as(self.scale)
         cast = self._cast(part.residual, dg, scale, self.unsure_scale.any().expand_as(self.unsure_scale))
-        like = embeddings.new_zeros((len(part.columns), embeddings.shape[1]))
-        total = SegmentSum(
-            like, self.fmt, self.arithmetic, self.oracle, by_stage=self.by_stage, known_by=self._known_by
-        )
+        total = self._segment_sum(embeddings.new_zeros((len(part.columns), embeddings.shape[1])))
         turned = ResidualError(cast.known.T, None, None, Terms(self.by_stage, {s: w.T for s, w in cast.own.items()}))
         total.add(part.residual.T, turned, embeddings, kept, unsure)
         tail = None
@@ -163,8 +154,8 @@ class SegmentBudget(GradientBudget):
             m = self.given_back[1]
             share = self.decided.share[span][:, None]
             tail = Tail(share, m.T @ embeddings, m.T.abs() @ embeddings.abs(), len(m))
-        steps = -(-max(self.terms_c, 1) // self.tiles.block_n)
-        terms = total.terms(tail, max(self.terms_c, 1), steps, top.clamp(min=1), top)
+        steps = -(-self.terms_c // self.tiles.block_n)
+        terms = total.terms(tail, self.terms_c, steps, top.clamp(min=1), top)
         return terms, RandomError.certain(terms.total)
 
     def _top(self) -> Tensor:

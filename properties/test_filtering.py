@@ -10,12 +10,11 @@ from torch import Tensor
 
 from ccelab.kernels.sampling import sample_rows
 from ccelab.precision.budget import budget
-from ccelab.precision.forward_budget import forward_error
-from ccelab.precision.gradient_budget import GradientBudget
 from ccelab.reference.double import Stream
 
 from .conditions import both, by_mean_logit, by_mean_probability, dropping, filtered, filtered_in_e, without_filter
 from .law import Trial, law
+from .probabilities import softmax_and_error
 from .strategies import specs
 
 NEEDS = ["filter", "schedule"]
@@ -276,15 +275,9 @@ def test_the_order_is_one_and_sorts_mean_probabilities(trial: Trial) -> None:
     Tolerance: that of a softmax computed again, and of a sum over the sample. Source: definition of the order.
     """
     order = _every_class_once(trial)
-    problem, schedule = trial.case.problem(), trial.case.schedule
-    stream = Stream(problem)
-    rows = stream.rows()
-    error = forward_error(stream, rows, trial.variant, schedule, trial.arithmetic, by_stage=False)
-    gradients = GradientBudget(stream, rows, trial.variant, schedule, error, trial.arithmetic, by_stage=False)
+    problem = trial.case.problem()
     sample = sample_rows(problem.targets, problem.ignore_index)
-    (part,) = stream.residuals(rows)
-    moved = gradients.softmax_error(part, gradients.logit_error(part)).largest[sample].mean(0)
-    mean = part.softmax[sample].mean(0)
+    mean, moved = (x[sample].mean(0) for x in softmax_and_error(trial))
     slack = moved + (len(sample) + 2) * 2.0**-24 * (mean + moved)
     _falls(trial, "mean probability", mean[order], slack[order])
 

@@ -10,12 +10,11 @@ from torch import Tensor
 from ccelab.kernels.sampling import sample_rows
 from ccelab.precision.budget import budget
 from ccelab.precision.decisions import decisions
-from ccelab.precision.forward_budget import forward_error
-from ccelab.precision.gradient_budget import GradientBudget
 from ccelab.reference.double import Stream
 
 from .conditions import by_segment, by_segment_with_tail, without_filter
 from .law import Trial, law
+from .probabilities import softmax_and_error
 from .strategies import specs
 
 NEEDS = ["filter", "schedule"]
@@ -25,14 +24,9 @@ HARD = ("peaked", "near_threshold", "zipf", "dominant")
 
 def _probabilities(trial: Trial) -> tuple[Tensor, Tensor]:
     """(N, V) exact softmax, 0 at ignored rows, and how far a computed one may be from it."""
-    problem, schedule = trial.case.problem(), trial.case.schedule
-    stream = Stream(problem)
-    rows = stream.rows()
-    error = forward_error(stream, rows, trial.variant, schedule, trial.arithmetic, by_stage=False)
-    gradients = GradientBudget(stream, rows, trial.variant, schedule, error, trial.arithmetic, by_stage=False)
-    (part,) = stream.residuals(rows)
-    moved = gradients.softmax_error(part, gradients.logit_error(part)).largest
-    return tuple(torch.where(stream.valid, x, 0.0) for x in (part.softmax, moved))  # type: ignore[return-value]
+    valid = trial.case.problem().valid[:, None]
+    p, moved = (torch.where(valid, x, 0.0) for x in softmax_and_error(trial))
+    return p, moved
 
 
 def _dropped(trial: Trial) -> tuple[Tensor, Tensor]:
@@ -61,9 +55,7 @@ def test_what_rows_lose_is_what_was_dropped(trial: Trial) -> None:
     Source: definition.
     """
     p, moved = _probabilities(trial)
-    logits = trial.case.problem()
-    stream = Stream(logits)
-    size = stream.rows().maximum.abs()[:, 0] + 32
+    size = Stream(trial.case.problem()).rows().maximum.abs()[:, 0] + 32
     slack = moved.sum(1) + (p.shape[1] + 8 * size) * 2.0**-22
     stats = trial.outcome.stats
     for name, mass, dropped in zip(

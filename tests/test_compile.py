@@ -17,8 +17,7 @@ KERNELS = {
 }
 SEGMENTS = {
     *("live_rows_kernel", "compact_kernel", "row_residuals_kernel", "mark_words_kernel", "row_segments_kernel"),
-    *("column_residuals_kernel", "column_segments_kernel", "tail_share_kernel", "pull_of_rows_kernel"),
-    "pull_of_words_kernel",
+    *("column_residuals_kernel", "column_segments_kernel", "tail_share_kernel", "pull_kernel"),
 }
 
 
@@ -39,8 +38,8 @@ def test_kernels_compile(arch: int, variants: list[str], tmp_path: Path) -> None
         bias = {"bias_kernel"} if case in ("options", "pointers") else set()
         backward = KERNELS
         if variant == "cce-segment":
-            of_bias = {"residual_kernel", "block_scale_kernel"} if bias else set()
-            backward = {"logsumexp_kernel", "combine_kernel", *SEGMENTS, *of_bias}
+            of_bias = {"residual_kernel"} if bias else set()
+            backward = {"logsumexp_kernel", "combine_kernel", "block_scale_kernel", *SEGMENTS, *of_bias}
         assert set(kernels) == backward | indexed | sorting | bias, (variant, case)
 
 

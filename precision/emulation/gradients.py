@@ -12,7 +12,7 @@ from .modes import Modes
 from .residuals import Backward, Residuals
 from .setup import HEADROOM, Setup
 from .staged import resolved
-from .sums import Sum, cast_increment
+from .sums import Sum, cast_increment, rescaled
 
 INCREMENTS = ("tile_product", "cast_increment", "add_increment")
 
@@ -151,12 +151,8 @@ class Gradients:
         modes = resolved(modes, "cast_output")
         s, c = total.sum, total.companion
         if scale is not None:
-            if total.on:
-                single = scale.float()
-                s = torch.where(single < 1, (s / HEADROOM) * single, (s * single) / HEADROOM)
-                s = s.to(self.setup.sum_dtype).float()
-            else:
-                s = s / HEADROOM * scale
+            s = rescaled(s, scale)
+            s = s.to(self.setup.sum_dtype).float() if total.on else s
             c = None if c is None else c.double() / HEADROOM * scale
         if modes["cast_output"] == "on":
             return s.float().to(self.setup.dtype)

@@ -17,6 +17,7 @@ from .modes import Modes
 from .residuals import Backward, Residuals
 from .setup import HEADROOM, Setup
 from .staged import resolved
+from .sums import rescaled
 
 
 class SegmentGradients(Gradients):
@@ -42,7 +43,8 @@ class SegmentGradients(Gradients):
         def compute() -> Tensor:
             v = self._with_tail(name, resolved(modes, "add_tail"))
             if name == "e":
-                v = self._rescaled(v, modes)
+                before = resolved(resolved(modes, "add_tail"), "add_increment")
+                v = rescaled(v, self.backward.upstream(before).scale)
             return v.float().to(self.setup.dtype) if modes["cast_output"] == "on" else v.double()
 
         return self._kept((name, "output", modes.key("cast_output")), compute)
@@ -51,14 +53,6 @@ class SegmentGradients(Gradients):
         if key not in self.memo:
             self.memo[key] = compute()
         return self.memo[key]
-
-    def _rescaled(self, v: Tensor, modes: Modes) -> Tensor:
-        """From the scale at which rows are summed to that of the result."""
-        scale = self.backward.upstream(resolved(resolved(modes, "add_tail"), "add_increment")).scale
-        if v.dtype == torch.float64:
-            return v / HEADROOM * scale
-        single = scale.float()
-        return torch.where(single < 1, (v / HEADROOM) * single, (v * single) / HEADROOM)
 
     def _with_tail(self, name: str, modes: Modes) -> Tensor:
         """(R, D) of dE, at HEADROOM over the scale of its row, or (n, D) of dC."""

@@ -8,6 +8,7 @@ from torch import Tensor
 from ccelab.kernels import Variant
 
 from .arithmetic import fast_two_sum, round_to, two_sum
+from .setup import HEADROOM
 
 
 def cast_increment(v: Tensor, variant: Variant, dtype: torch.dtype) -> Tensor:
@@ -29,6 +30,14 @@ def add_increment(
     total = (s + c) + v
     high = round_to(total, dtype)
     return high, round_to(total - high, dtype)
+
+
+def rescaled(s: Tensor, scale: Tensor) -> Tensor:
+    """Sums of dE, in fp32 as the kernel has them or in float64, at the scale of the result; `scale` in float64."""
+    if s.dtype == torch.float64:
+        return s / HEADROOM * scale
+    single = scale.float()
+    return torch.where(single < 1, (s / HEADROOM) * single, (s * single) / HEADROOM)
 
 
 class Sum:
