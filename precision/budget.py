@@ -115,13 +115,11 @@ def budget(
     if arithmetic.rounds_to_nearest:
         for name, (_, random) in found.items():
             probable.whole(name, random)
-    for columns, *parts in gradients.chunks(order):
-        for (name, whole), part in zip(of_columns.items(), parts, strict=False):
-            assert part is not None
-            terms, random = part
-            whole[columns] = ledger.part(name, tuple(whole.shape), columns, terms)
-            if gradients.is_random:
-                probable.part(name, whole, columns, random)
+    for name, columns, (terms, random) in gradients.of_columns(order):
+        whole = of_columns[name]
+        whole[columns] = ledger.part(name, tuple(whole.shape), columns, terms)
+        if gradients.is_random:
+            probable.part(name, whole, columns, random)
     terms, random = gradients.d_embeddings
     bounds |= {"d_embeddings": ledger.whole("d_embeddings", terms), **of_columns}
     if gradients.is_random:

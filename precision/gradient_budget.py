@@ -31,6 +31,10 @@ from .terms import Terms
 Bound = tuple[Terms, RandomError]
 """By stage, and what of it is random."""
 
+PIECE = 2**20
+"""Elements of dC that are bounded at once: temporaries of many megabytes would each come fresh from the operating
+system, whose page faults were three quarters of a report's time."""
+
 HEADROOM: float = accumulate.HEADROOM.value  # dE is summed at this over the scale of its row
 
 
@@ -73,8 +77,8 @@ class GradientBudget:
         self.is_random = arithmetic.rounds_to_nearest and self.fmt.is_fp32
         self._random_kappa: RandomError | None = None
 
-    def chunks(self, order: Tensor | None) -> Iterator[tuple[Tensor, Bound, Bound | None]]:
-        """(columns, bound of dC there, bound of dbias there) for each chunk of the vocabulary; dE's grows with them."""
+    def of_columns(self, order: Tensor | None) -> Iterator[tuple[str, Tensor, Bound]]:
+        """(output, columns, its bound there) of dC and dbias, as they go through the vocabulary; dE's grows with it."""
         for part in self.stream.residuals(self.rows, order):
             dg = self._residual_error(part)
             if self._sum is None:
@@ -91,12 +95,19 @@ class GradientBudget:
                 dg = dg.along_rows(coincidences(exponent, pieces))
             self._walk_vocabulary(part, dg, surely, maybe)
             dg = across.apart()
-            d_bias = None if self.stream.problem.bias is None else self._bias_bound(part.residual, dg)
-            yield part.columns, self._walk_rows(part, dg, surely, maybe), d_bias
+            if self.stream.problem.bias is not None:
+                yield "d_bias", part.columns, self._bias_bound(part.residual, dg)
+            yield from self._walk_rows(part, dg, surely, maybe)
+
+    def pieces(self, columns: int) -> Iterator[slice]:
+        """So many columns in pieces of whole tiles."""
+        block = self.tiles.block_v
+        step = max(1, PIECE // self.stream.embeddings.shape[1] // block) * block
+        yield from (slice(start, start + step) for start in range(0, columns, step))
 
     @property
     def d_embeddings(self) -> Bound:
-        """(N, D), after all chunks."""
+        """(N, D), after all columns."""
         assert self._sum is not None
         terms = self._sum.terms(self._increments)
         return terms, self._sum.random(terms.total, self._random_kappa)
@@ -214,32 +225,51 @@ class GradientBudget:
             for stage, w in cast.own.masked(self._spread(maybe, g)).items():
                 self._increments.add(stage, w @ classifier.abs())
 
-    def _walk_rows(self, part: ResidualChunk, dg: ResidualError, surely: Tensor, maybe: Tensor) -> Bound:
-        """(n, D) the bound of dC in these columns."""
-        embeddings, block = self.stream.embeddings, self.tiles.block_n
+    def _walk_rows(
+        self, part: ResidualChunk, dg: ResidualError, surely: Tensor, maybe: Tensor
+    ) -> Iterator[tuple[str, Tensor, Bound]]:
+        """(n, D) bounds of dC."""
         if not self.variant.filter_c:
             surely = maybe = torch.ones_like(surely)
         self.live_c = (self.live_c[0] + int(surely.sum()), self.live_c[1] + int(maybe.sum()))
-        merged = self.schedule.merged(block, self.variant.accumulate, is_filtered=self.variant.filter_c)
-        together = block * merged
+        together = self.tiles.block_n * self._merged_c
         scale, unsure = (
             torch.cat([s.amax().expand(len(s), 1) for s in x.split(together)]) for x in (self.scale, self.unsure_scale)
         )
-        cast = self._cast(part.residual, dg, scale, unsure)
-        whole = Slice.of(cast)
-        like = embeddings.new_zeros((len(part.columns), embeddings.shape[1]))
+        cast, block = self._cast(part.residual, dg, scale, unsure), self.tiles.block_v
+        whole, masked = Slice.of(cast), cast.own.masked(self._spread(maybe, part.residual))
+        for span in self.pieces(len(part.columns)):
+            tiles = slice(span.start // block, span.stop // block)
+            live = surely[:, tiles], maybe[:, tiles]
+            stages_before = {stage: w[:, span] for stage, w in masked.items()} if self.by_stage else {}
+            bound = self._classifier(part.residual[:, span], whole.columns(span), scale, live, stages_before)
+            yield "d_classifier", part.columns[span], bound
+
+    @property
+    def _merged_c(self) -> int:
+        return self.schedule.merged(self.tiles.block_n, self.variant.accumulate, is_filtered=self.variant.filter_c)
+
+    def _classifier(
+        self,
+        residual: Tensor,
+        whole: Slice,
+        scale: Tensor,
+        live: tuple[Tensor, Tensor],
+        stages_before: dict[str, Tensor],
+    ) -> Bound:
+        """(n, D) the bound of dC in some columns, and what stages before the product contribute to its residuals."""
+        embeddings, block, merged = self.stream.embeddings, self.tiles.block_n, self._merged_c
+        like = embeddings.new_zeros((residual.shape[1], embeddings.shape[1]))
         total, increments = self._filtered(like, self.variant.filter_c, None), Terms(self.by_stage)
-        for place in range(0, surely.shape[0], merged):
+        for place in range(0, len(live[0]), merged):
             span = slice(place * block, (place + merged) * block)
             top: Tensor | float = 1.0 if self.fmt.is_fp32 else scale[span].amax()
             tiny = top if isinstance(top, float) else top.clamp(min=1)
-            g = part.residual[span].T
+            g = residual[span].T
             tile_sum = self._multiplied(g, whole.rows(span), embeddings[span], tiny, LARGEST_FP32 * top, merged)
-            columns = (_elements(live[place], self.tiles.block_v, len(g))[:, None] for live in (surely, maybe))
-            total.add(tile_sum, *columns)
-        if self.by_stage:
-            for stage, w in cast.own.masked(self._spread(maybe, part.residual)).items():
-                increments.add(stage, w.T @ embeddings.abs())
+            total.add(tile_sum, *(_elements(x[place], self.tiles.block_v, len(g))[:, None] for x in live))
+        for stage, w in stages_before.items():
+            increments.add(stage, w.T @ embeddings.abs())
         terms = total.terms(increments)
         return terms, total.random(terms.total, None)
 

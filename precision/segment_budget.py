@@ -49,6 +49,8 @@ class SegmentBudget(GradientBudget):
         else:
             kept = (self.decided.words.sum(1), self.decided.rows.sum(1))
             self.terms_e, self.terms_c = (max(int(x.max()), 1) for x in kept)
+        lost = self.given_back[1].T
+        self.pull_of_rows = lost @ stream.embeddings, lost.abs() @ stream.embeddings.abs()
         self.place = 0
         self.embeddings = self._segment_sum(stream.embeddings)
         size = (1, stream.embeddings.shape[1])
@@ -57,7 +59,7 @@ class SegmentBudget(GradientBudget):
     def _segment_sum(self, like: Tensor) -> SegmentSum:
         return SegmentSum(like, self.fmt, self.arithmetic, self.oracle, by_stage=self.by_stage, known_by=self.known_by)
 
-    def chunks(self, order: Tensor | None) -> Iterator[tuple[Tensor, Bound, Bound | None]]:
+    def of_columns(self, order: Tensor | None) -> Iterator[tuple[str, Tensor, Bound]]:
         for part in self.stream.residuals(self.rows):
             dg, count = self._residual_error(part), len(part.columns)
             span = slice(self.place, self.place + count)
@@ -65,8 +67,9 @@ class SegmentBudget(GradientBudget):
             of_rows, of_words = self._segments(part, dg)
             self._add_embeddings(part, dg, of_words, span)
             dg = dg.apart()
-            d_bias = None if self.stream.problem.bias is None else self._bias_bound(part.residual, dg)
-            yield part.columns, self._classifier(part, dg, of_rows, span), d_bias
+            if self.stream.problem.bias is not None:
+                yield "d_bias", part.columns, self._bias_bound(part.residual, dg)
+            yield from self._words(part, dg, of_rows, span)
 
     @property
     def d_embeddings(self) -> Bound:
@@ -137,26 +140,30 @@ class SegmentBudget(GradientBudget):
             pulling = torch.where((share != 0).T, classifier, 0.0)
             self.pull, self.pull_size = self.pull + share @ pulling, self.pull_size + share @ pulling.abs()
 
-    def _classifier(self, part: ResidualChunk, dg: ResidualError, live: tuple[Tensor, Tensor], span: slice) -> Bound:
-        """(n, D) the bound of dC in these columns."""
-        embeddings, block_v = self.stream.embeddings, self.tiles.block_v
-        first = span.start // block_v
+    def _words(
+        self, part: ResidualChunk, dg: ResidualError, live: tuple[Tensor, Tensor], place: slice
+    ) -> Iterator[tuple[str, Tensor, Bound]]:
+        """(n, D) bounds of dC in these columns, which lie at `place`."""
+        block_v = self.tiles.block_v
+        first = place.start // block_v
         given = self.decided.rows[first : first + live[0].shape[1]].T
         kept, unsure = (x.repeat_interleave(block_v, 1)[:, : len(part.columns)].T for x in self._kept(given, live))
         top = torch.ones_like(self.scale[:1]) if self.fmt.is_fp32 else self._top()
         scale = self.scale if self.fmt.is_fp32 else top.expand_as(self.scale)
         cast = self._cast(part.residual, dg, scale, self.unsure_scale.any().expand_as(self.unsure_scale))
-        total = self._segment_sum(embeddings.new_zeros((len(part.columns), embeddings.shape[1])))
-        turned = ResidualError(cast.known.T, None, None, Terms(self.by_stage, {s: w.T for s, w in cast.own.items()}))
-        total.add(part.residual.T, turned, embeddings, kept, unsure)
-        tail = None
-        if self.decided.share is not None:
-            m = self.given_back[1]
-            share = self.decided.share[span][:, None]
-            tail = Tail(share, m.T @ embeddings, m.T.abs() @ embeddings.abs(), len(m))
-        steps = -(-self.terms_c // self.tiles.block_n)
-        terms = total.terms(tail, self.terms_c, steps, top.clamp(min=1), top)
-        return terms, RandomError.certain(terms.total)
+        residual, known = part.residual.T, cast.known.T
+        for span in self.pieces(len(part.columns)):
+            own = Terms(self.by_stage, {stage: w.T[span] for stage, w in cast.own.items()})
+            total = self._segment_sum(residual.new_zeros((len(residual[span]), self.stream.embeddings.shape[1])))
+            error = ResidualError(known[span], None, None, own)
+            total.add(residual[span], error, self.stream.embeddings, kept[span], unsure[span])
+            tail = None
+            if self.decided.share is not None:
+                share = self.decided.share[place][span][:, None]
+                tail = Tail(share, *self.pull_of_rows, len(self.size))
+            steps = -(-self.terms_c // self.tiles.block_n)
+            terms = total.terms(tail, self.terms_c, steps, top.clamp(min=1), top)
+            yield "d_classifier", part.columns[span], (terms, RandomError.certain(terms.total))
 
     def _top(self) -> Tensor:
         """(1, 1) the largest scale of a row."""

@@ -101,8 +101,6 @@ class Emulation:
         elements = 2**22 if self.setup.device.type == "cpu" else 2**25
         block *= self.setup.merged("e")  # whole increments
         step = max(1, min(elements // rows, elements // 2 // self.setup.d) // block) * block
-        if self.setup.variant.granularity == "segment":  # whose products reach over the whole vocabulary
-            step = -(-self.setup.v // block) * block
         missing = -len(self.order) % self.setup.backward_tiles.block_v
         padded = torch.nn.functional.pad(self.order, (0, missing), value=self.setup.v)
         yield from padded.split(step)
