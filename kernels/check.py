@@ -1,4 +1,4 @@
-"""Refuses bad input before anything is launched, with messages that say what would be accepted."""
+"""Refuses bad input, with messages that say what would be accepted."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from numbers import Real
 
 import torch
 from torch import Tensor
+
+from .arriving import Arriving
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 TARGET_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
@@ -108,20 +110,27 @@ def _is_normal(softcap: float) -> bool:
     return bool(info.tiny <= softcap <= info.max)
 
 
-def check_targets(targets: Tensor, vocabulary: int, ignore_index: int) -> int:
-    """The number of rows that are not ignored. Waits for the device.
+class TargetCheck:
+    """Targets being checked. A wrong one is the row of nothing to every kernel, so that those need not wait."""
 
-    Raises:
-        ValueError: a target is neither a row of the classifier nor `ignore_index`.
-    """
-    valid = targets != ignore_index
-    wrong = valid & ((targets < 0) | (targets >= vocabulary))
-    bad, count = torch.stack((wrong.sum(), valid.sum())).tolist()
-    if bad:
-        value = targets[wrong][0].item()
-        place = int(wrong.nonzero()[0])
-        raise ValueError(
-            f"{bad} target(s) out of range, the first is {value} at row {place}; "
-            f"legal values: 0 to {vocabulary - 1}, or ignore_index={ignore_index}"
-        )
-    return int(count)
+    def __init__(self, targets: Tensor, vocabulary: int, ignore_index: int) -> None:
+        self.targets, self.vocabulary, self.ignore_index = targets, vocabulary, ignore_index
+        valid = targets != ignore_index
+        self.wrong = valid & ((targets < 0) | (targets >= vocabulary))
+        self._counts = Arriving(torch.stack((self.wrong.sum(), valid.sum())))
+
+    def count(self) -> int:
+        """The number of rows that are not ignored. Waits for the device to have come this far.
+
+        Raises:
+            ValueError: a target is neither a row of the classifier nor `ignore_index`.
+        """
+        bad, count = self._counts.wait().tolist()
+        if bad:
+            value = self.targets[self.wrong][0].item()
+            place = int(self.wrong.nonzero()[0])
+            raise ValueError(
+                f"{bad} target(s) out of range, the first is {value} at row {place}; "
+                f"legal values: 0 to {self.vocabulary - 1}, or ignore_index={self.ignore_index}"
+            )
+        return int(count)

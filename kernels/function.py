@@ -9,7 +9,7 @@ from torch import Tensor
 
 from . import gradients, launch
 from .backend import host_stage, require_device
-from .check import autocast, check_arguments, check_keywords, check_targets, check_tensors
+from .check import TargetCheck, autocast, check_arguments, check_keywords, check_tensors
 from .schedule import Schedule, default_schedule
 from .statistics import Statistics
 from .upstream import Upstream
@@ -172,7 +172,7 @@ def linear_cross_entropy(
     if shift:  # torch's pad would take ignore_index through a double
         targets = torch.cat([targets[..., shift:], torch.full_like(targets[..., :shift], ignore_index)], -1)
     targets = targets.reshape(-1)
-    count = check_targets(targets, linear_weight.shape[0], ignore_index) if len(targets) else 0
+    checked = TargetCheck(targets, linear_weight.shape[0], ignore_index)
     embeddings = input.reshape(-1, input.shape[-1])
     loss, lse = _TokenLoss.apply(  # type: ignore[no-untyped-call]
         embeddings,
@@ -186,6 +186,7 @@ def linear_cross_entropy(
         stats,
         reduction != "none",  # torch's sum hands every row the same gradient
     )
+    count = checked.count()
     if reduction != "none":
         loss = reduce_losses(loss, max(count, 1) if reduction == "mean" else 1)
     else:

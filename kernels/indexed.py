@@ -25,6 +25,7 @@ def indexed_dot_kernel(E, C, Bias, Target, TargetLogit, softcap, N, V, D, ignore
     rows = tl.program_id(0) * TILES.block_n + tl.arange(0, TILES.block_n)
     row_mask = rows < N
     target = tl.load(Target.ptr + rows.to(tl.int64) * Target.stride_row, mask=row_mask, other=ignore_index)
-    valid = row_mask & (target != ignore_index)
+    # A target that is no class is refused in the end, and must not be read till then.
+    valid = row_mask & (target != ignore_index) & (target >= 0) & (target < V)
     z = add_bias(indexed_dot(E, C, rows, target, valid, D, TILES), Bias, target, valid)
     tl.store(TargetLogit + rows, soft_cap(z, softcap), mask=row_mask)

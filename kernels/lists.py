@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .arriving import Arriving
 from .compact import compact_kernel
 
 
@@ -20,28 +21,18 @@ class Counted:
 
     def __init__(self, live: Tensor) -> None:
         self.live = live
-        count = live.sum(1, dtype=torch.int32)
-        self._count = (
-            count if live.device.type == "cpu" else torch.empty(count.shape, dtype=count.dtype, pin_memory=True)
-        )
-        self._done = None
-        if self._count is not count:
-            self._count.copy_(count, non_blocking=True)
-            self._done = torch.cuda.Event()
-            self._done.record()
+        self._count = Arriving(live.sum(1, dtype=torch.int32))
 
     def lists(self, size: int) -> Lists:
         """In chunks of `size`."""
-        if self._done is not None:
-            self._done.synchronize()
-        count = self._count.numpy().astype(np.int64)
+        count = self._count.wait().numpy().astype(np.int64)
         owners, chunks = len(count), -(-count // size)
         start, first = (np.concatenate([[0], x.cumsum()]) for x in (count, chunks))
         of_chunk = np.repeat(np.arange(owners), chunks)
         place = (np.arange(first[-1]) - first[of_chunk]) * size
         chunk = np.stack([of_chunk, start[of_chunk] + place, np.minimum(count[of_chunk] - place, size)], 1)
         table = torch.from_numpy(np.concatenate([start, first, chunk.reshape(-1)]).astype(np.int32))
-        if self._done is not None:
+        if self.live.device.type != "cpu":
             table = table.pin_memory().to(self.live.device, non_blocking=True)
         starts, firsts, of_chunks = table.split([owners + 1, owners + 1, chunk.size])
         members = torch.empty(max(int(start[-1]), 1), dtype=torch.int32, device=self.live.device)
