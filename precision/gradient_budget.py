@@ -31,9 +31,10 @@ from .terms import Terms
 Bound = tuple[Terms, RandomError]
 """By stage, and what of it is random."""
 
-PIECE = 2**20
-"""Elements of dC that are bounded at once: temporaries of many megabytes would each come fresh from the operating
-system, whose page faults were three quarters of a report's time."""
+PIECE = {"cpu": 2**20, "cuda": 2**25}
+"""Elements of dC that are bounded at once. Temporaries of many megabytes would each come fresh from the operating
+system, whose page faults were three quarters of a report's time; a GPU's allocator keeps its memory, and small pieces
+would leave it idle."""
 
 HEADROOM: float = accumulate.HEADROOM.value  # dE is summed at this over the scale of its row
 
@@ -102,7 +103,8 @@ class GradientBudget:
     def pieces(self, columns: int) -> Iterator[slice]:
         """So many columns in pieces of whole tiles."""
         block = self.tiles.block_v
-        step = max(1, PIECE // self.stream.embeddings.shape[1] // block) * block
+        elements = PIECE[self.stream.embeddings.device.type]
+        step = max(1, elements // self.stream.embeddings.shape[1] // block) * block
         yield from (slice(start, start + step) for start in range(0, columns, step))
 
     @property
