@@ -2,7 +2,8 @@
 
 `python -m ccelab.properties.evidence precision/findings REPORT.json...` adds reports to a folder, one file for each
 subject, version, dtype and device; those of one such file are parts of one judgement (`-k`), laws of a later part
-replace those of an earlier one. A report on our own kernels keeps a line for each law and variant instead.
+replace those of an earlier one. A report on our own kernels keeps a line for each law and variant instead, and its
+parts may be of other variants.
 """
 
 from __future__ import annotations
@@ -49,8 +50,10 @@ def reduced(report: dict[str, Any]) -> Evidence:
     }
 
 
-def own(report: dict[str, Any]) -> str:
+def own(report: dict[str, Any], before: dict[str, Any] | None = None) -> str:
     """The JSON of a report on our own kernels: which variants each law was tried on, how often, how close it came.
+
+    `before` is what an earlier part has found, of other laws or variants.
 
     Raises:
         ValueError: a law was broken: that is to be mended, not committed.
@@ -58,10 +61,17 @@ def own(report: dict[str, Any]) -> str:
     rows = [row for row in report["laws"] if row["outcome"] != "not applicable"]
     if broken := sorted({row["name"] for row in rows if row["outcome"] == "fail"}):
         raise ValueError(f"our own kernels break {', '.join(broken)}")
-    head = {key: report[key] for key in ("subject", "dtypes", "variants", "complete", "examples")}
+    earlier = before or {"variants": [], "laws": [], "complete": True}
+    places = {(row["name"], row["variant"]): row for row in [*earlier["laws"], *rows]}
+    head = {key: report[key] for key in ("subject", "dtypes")}
+    head["variants"] = list(dict.fromkeys([*earlier["variants"], *report["variants"]]))
+    head["complete"] = report["complete"] and earlier["complete"]
+    head["examples"] = sum(row["examples"] for row in places.values())
     head["provenance"] = {key: report["provenance"][key] for key in KEPT}
     kept = ("name", "variant", "examples", "closest")
-    lines = ",\n  ".join(json.dumps({key: row[key] for key in kept}, allow_nan=False) for row in rows)
+    lines = ",\n  ".join(
+        json.dumps({key: places[place][key] for key in kept}, allow_nan=False) for place in sorted(places)
+    )
     return f'{json.dumps(head, indent=1)[:-2]},\n "laws": [\n  {lines}\n ]\n}}\n'
 
 
@@ -116,10 +126,10 @@ def add(folder: Path, reports: list[Path]) -> None:
     for report in reports:
         found = json.loads(report.read_text())
         path = folder / f"{name_of(found)}.json"
-        if found["subject"] == "ours":
-            path.write_text(own(found))
-            continue
         before = json.loads(path.read_text()) if path.is_file() else None
+        if found["subject"] == "ours":
+            path.write_text(own(found, before))
+            continue
         text = json.dumps(merged(before, reduced(found)), indent=1, ensure_ascii=False, allow_nan=False)
         path.write_text(text + "\n")
 

@@ -155,6 +155,32 @@ def test_parts_of_a_judgement_are_merged(tmp_path: Path) -> None:
     assert "command" not in one["provenance"]
 
 
+def test_parts_on_our_own_kernels_add_up(tmp_path: Path) -> None:
+    head = {
+        "subject": "ours",
+        "peer version": None,
+        "without": [],
+        "dtypes": ["bfloat16"],
+        "complete": True,
+        "provenance": dict.fromkeys(("time", "ccelab", "commit", "python", "torch", "triton", "machine"), "")
+        | {"device": "Triton interpreter on the CPU"},
+    }
+    rows = [law_row("a", "pass"), law_row("b", "not applicable")]
+    for variant in ("cce-exact", "cce", "cce-exact"):
+        laws = [{**row, "variant": variant} for row in rows]
+        (tmp_path / f"{variant}.json").write_text(json.dumps({**head, "variants": [variant], "laws": laws}))
+        add(tmp_path / "found", [tmp_path / f"{variant}.json"])
+    found = json.loads((tmp_path / "found" / "ours-bfloat16-cpu.json").read_text())
+    assert found["variants"] == ["cce-exact", "cce"]
+    assert [(row["name"], row["variant"]) for row in found["laws"]] == [("a", "cce"), ("a", "cce-exact")]
+    assert found["examples"] == sum(row["examples"] for row in found["laws"]) > 0
+    (tmp_path / "broken.json").write_text(
+        json.dumps({**head, "variants": ["cce"], "laws": [law_row("a", "fail", "wrong", 2.0)]})
+    )
+    with pytest.raises(ValueError, match="our own kernels break a"):
+        add(tmp_path / "found", [tmp_path / "broken.json"])
+
+
 @pytest.mark.parametrize(
     ("message", "kept"),
     [
