@@ -55,7 +55,8 @@ class _Segments:
         self.dtype, self.device = call.embeddings.dtype, call.embeddings.device
         self.n, self.v, self.d = call.shape
         self.row_blocks = triton.cdiv(self.n, self.tiles.block_n)
-        self.eps = call.variant.threshold(torch.finfo(self.dtype).eps)
+        spacing = torch.finfo(self.dtype).eps
+        self.eps, self.eps_e = call.variant.threshold(spacing), call.variant.threshold_e(spacing)
         self.bias, self.softcap = vector(call.bias), call.softcap
         self.row_max, self.log_sum = row_max, log_sum
         self.upstream = upstream
@@ -158,7 +159,7 @@ class _Segments:
                     residuals,
                     live,
                     self.softcap,
-                    self.eps,
+                    self.eps_e,
                     first,
                     self.n,
                     self.v,

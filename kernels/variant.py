@@ -15,6 +15,8 @@ Target = Literal["fused", "indexed"]
 Granularity = Literal["tile", "segment"]
 Tail = Literal["drop", "rank1"]
 
+THRESHOLDS = ("eps", "eps_e")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
@@ -32,6 +34,9 @@ class Variant:
     """Whether dC does. "FullC" in the paper's names means that it does not."""
     eps: float | None = None
     """Entries with ``|g| <= eps * s`` are negligible; None is finfo(dtype).eps / 32."""
+    eps_e: float | None = None
+    """Of granularity=segment, the threshold of entries for the segments that dE keeps; None is eps, as dC's is always.
+    dE looks for them in what dC keeps, so that a smaller one costs dE alone."""
     order: Order = "mean_logit"
     """How the backward pass walks the vocabulary: as it is, by descending mean logit (paper), or by descending mean
     probability over some rows."""
@@ -58,16 +63,22 @@ class Variant:
                 "granularity=segment needs filter_e=yes, filter_c=yes, order=none and accumulate=fp32: what is kept "
                 "is gathered anyway, and summed in one product"
             )
-        if self.tail == "rank1" and (self.granularity != "segment" or (self.eps is not None and self.eps >= 1)):
+        for name in THRESHOLDS:
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, float) or math.isnan(value) or value < 0):
+                raise ValueError(
+                    f"{name}={value!r} is no threshold; legal values: a float >= 0, or None for the default"
+                )
+        if self.tail == "rank1" and (self.granularity != "segment" or max(self.eps or 0.0, self.eps_e or 0.0) >= 1):
             raise ValueError(
                 "tail=rank1 needs granularity=segment, whose forward pass records what every row will lose, and "
-                "eps < 1, so that something is kept"
+                "eps and eps_e below 1, so that something is kept"
             )
-        if self.eps is None:
-            return
-        if not isinstance(self.eps, float) or math.isnan(self.eps) or self.eps < 0:
-            raise ValueError(f"eps={self.eps!r} is no threshold; legal values: a float >= 0, or None for the default")
-        if not (self.filter_e or self.filter_c):
+        if self.eps_e is not None and self.granularity != "segment":
+            raise ValueError(
+                f"eps_e={shown(self.eps_e)} needs granularity=segment: tiles are judged once for both gradients"
+            )
+        if self.eps is not None and not (self.filter_e or self.filter_c):
             raise ValueError(
                 f"eps={shown(self.eps)} has no effect with filter_e=no and filter_c=no; leave it out or switch one on"
             )
@@ -75,6 +86,10 @@ class Variant:
     def threshold(self, spacing: float) -> float:
         """eps, or its default for a dtype whose finfo(dtype).eps is `spacing`."""
         return spacing / 32 if self.eps is None else self.eps
+
+    def threshold_e(self, spacing: float) -> float:
+        """eps_e, or its default."""
+        return self.threshold(spacing) if self.eps_e is None else self.eps_e
 
     def __str__(self) -> str:
         def changes(preset: Variant) -> list[str]:
@@ -121,7 +136,7 @@ class Variant:
 
 
 def every() -> list[Variant]:
-    """All legal combinations of the axes, each with its default eps."""
+    """All legal combinations of the axes, each with its default thresholds."""
     return list(_legal(dict(zip(LEGAL, values, strict=True)) for values in product(*LEGAL.values())))
 
 
@@ -141,7 +156,7 @@ def shown(value: object) -> str:
 
 
 def _read(name: str, text: str) -> Any:
-    if name == "eps":
+    if name in THRESHOLDS:
         try:
             base, _, exponent = text.partition("^")
             value = None if text == "default" else float(base) ** int(exponent) if exponent else float(text)
@@ -149,7 +164,7 @@ def _read(name: str, text: str) -> Any:
                 raise OverflowError
             return value
         except (ValueError, OverflowError, ZeroDivisionError):
-            raise ValueError(f"eps={text} is not a threshold; legal values: 2^-12, a decimal, or default") from None
+            raise ValueError(f"{name}={text} is not a threshold; legal values: 2^-12, a decimal, or default") from None
     return {"yes": True, "no": False}.get(text, text) if LEGAL[name] == (False, True) else text
 
 
@@ -157,9 +172,9 @@ _HINTS = get_type_hints(Variant)
 LEGAL: dict[str, tuple[Any, ...]] = {
     f.name: (False, True) if _HINTS[f.name] is bool else get_args(_HINTS[f.name])
     for f in fields(Variant)
-    if f.name != "eps"
+    if f.name not in THRESHOLDS
 }
-"""The legal values of every axis but eps."""
+"""The legal values of every axis but thresholds."""
 
 PRESETS: dict[str, Variant] = {
     "cce": Variant(),

@@ -63,7 +63,8 @@ def any_row(x: Tensor, block_n: int) -> Tensor:
 def _own(problem: Problem, variant: Variant, schedule: Schedule) -> Decisions:
     tiles = schedule.segments
     stream = Stream(problem, max(1, 2**26 // max(problem.shape[0], 1) // tiles.block_v) * tiles.block_v)
-    eps = variant.threshold(torch.finfo(problem.embeddings.dtype).eps)
+    spacing = torch.finfo(problem.embeddings.dtype).eps
+    eps, eps_e = variant.threshold(spacing), variant.threshold_e(spacing)
     size = torch.where(stream.valid, stream.d_loss.abs() + stream.d_lse.abs(), 0.0)
     sample = sample_rows(problem.targets, problem.ignore_index)
     lost_e, lost_c = torch.zeros_like(size), torch.zeros_like(size)
@@ -74,7 +75,7 @@ def _own(problem: Problem, variant: Variant, schedule: Schedule) -> Decisions:
         mass = torch.where(by_tile(is_target, tiles.block_v).any(2), 1.0, mass)
         live = ~(mass <= eps) & (size > 0)
         kept = live.repeat_interleave(tiles.block_v, 1)[:, : len(part.columns)]
-        entries = (~(part.residual.abs() <= eps * size) | (is_target & (eps < 1))) & (size > 0)
+        entries = (~(part.residual.abs() <= eps_e * size) | (is_target & (eps_e < 1))) & (size > 0)
         blocks = any_row(entries & kept, tiles.block_n)
         of_rows = blocks.repeat_interleave(tiles.block_n, 0)[: len(size)]
         lost_c += torch.where(stream.valid & ~kept, part.softmax, 0.0).sum(1, keepdim=True)

@@ -33,8 +33,12 @@ MODELS = {
     "Mistral NeMo": (131072, 5120),
     "Qwen 2.5 7B": (152064, 3584),
     "Gemma 2 2B": (256000, 2304),
+    "Llama 3.1 70B": (128256, 8192),
 }
 """V and D of heads as their configurations have them: GPT-2's V is odd, so that no row of logits is aligned."""
 
-GRID = tuple(Shape(n, v, d) for v, d in MODELS.values() for n in (1024, 4095, 8192))
-"""Every head at few tokens, at many, and at one less than a multiple of any tile."""
+GRID = (
+    *(Shape(n, v, d) for v, d in MODELS.values() for n in (512, 4095, 8192)),
+    Shape(65536, *MODELS["SmolLM2-135M"]),
+)
+"""Every head at few tokens, at many, and at one less than a multiple of any tile; one head at very many."""

@@ -160,7 +160,7 @@ def _point(settings: Settings, values: Mapping[str, float], commit: str | None, 
     n, v, d = head.shape
     schedule = _schedule(default_schedule(head.embeddings.dtype, n, d), values)
     asked = [Variant.parse(name) for name in settings.variants]
-    variants = [replace(variant, eps=values["eps"]) for variant in asked] if "eps" in values else asked
+    variants = [_with_eps(variant, values["eps"]) for variant in asked] if "eps" in values else asked
     report = build_report(
         head,
         variants,
@@ -176,6 +176,12 @@ def _point(settings: Settings, values: Mapping[str, float], commit: str | None, 
         results=[_kept(name, result, report) for name, result in zip(settings.variants, report.results, strict=True)],
         commit=commit,
     )
+
+
+def _with_eps(variant: Variant, eps: float) -> Variant:
+    """Its eps_e, where it has one, stays as many times smaller."""
+    ratio = None if variant.eps_e is None or not variant.eps else variant.eps_e / variant.eps
+    return replace(variant, eps=eps, eps_e=variant.eps_e if ratio is None else ratio * eps)
 
 
 def _head(settings: Settings, values: Mapping[str, float]) -> Head:

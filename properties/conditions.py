@@ -72,7 +72,7 @@ def by_segment_with_tail(variant: Variant) -> str | None:
 
 
 def without_filter(variant: Variant) -> Variant:
-    return replace(variant, filter_e=False, filter_c=False, eps=None, granularity="tile", tail="drop")
+    return replace(variant, filter_e=False, filter_c=False, eps=None, eps_e=None, granularity="tile", tail="drop")
 
 
 def both(*conditions: Applies) -> Applies:

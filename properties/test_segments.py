@@ -122,7 +122,7 @@ def test_a_tail_conserves_rows(trial: Trial) -> None:
 
 
 @law(
-    "cce-segment,eps=2^-6",
+    "cce-segment,eps=2^-6,eps_e=2^-9",
     "cce-segment,eps=2^-6,tail=drop",
     "cce-segment,eps=2^-2",
     needs=NEEDS,
@@ -131,7 +131,8 @@ def test_a_tail_conserves_rows(trial: Trial) -> None:
     both_kinds=True,
 )
 def test_segments_that_are_dropped_are_negligible(trial: Trial) -> None:
-    """No segment that is dropped has an entry above eps times its row's upstream scale, nor a target.
+    """No segment that is dropped has an entry above eps times its row's upstream scale, nor a target; of dE's, none
+    above eps_e in a segment that dC keeps.
 
     Tolerance: entries that the computed residual's error may carry across eps, as the budget's own decisions have it: a
     call's are among them. Source: Wijmans et al., section 4.3, for segments.
@@ -147,3 +148,29 @@ def test_segments_that_are_dropped_are_negligible(trial: Trial) -> None:
     tiles = case.schedule.segments
     assert bool(own.rows[target // tiles.block_v, rows][counts].all())
     assert bool(own.words[rows // tiles.block_n, target][counts].all())
+
+
+@law(
+    "cce-segment,eps=2^-8",
+    needs=NEEDS,
+    when=by_segment,
+    draw=specs(families=HARD, least=(17, 65, 17)),
+    examples=0.6,
+    both_kinds=True,
+)
+def test_a_larger_eps_e_keeps_no_more(trial: Trial) -> None:
+    """Words that dE keeps under a larger eps_e are among those under a smaller one, and dC knows neither: bit for bit.
+
+    Source: definition of eps_e.
+    """
+    first = before = None
+    for power in (-20, -10, -7, -4):
+        outcome = trial.run(trial.made(replace(trial.variant, eps_e=2.0**power)))
+        words = outcome.stats.segments_e
+        assert words is not None
+        if first is None or before is None:
+            first = outcome
+        else:
+            assert not bool(((words != 0) & (before == 0)).any()), f"eps_e=2^{power} keeps what a smaller one drops"
+            trial.same(outcome, first, "d_classifier", "d_bias")
+        before = words

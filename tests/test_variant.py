@@ -24,7 +24,7 @@ def test_presets_are_the_rows_of_the_design() -> None:
         "cce-kahan-full-e": (False, True, "mean_logit", "kahan"),
         "cce-exact": (False, False, "none", "fp32"),
     }
-    plain = {"eps": None, "target": "fused", "granularity": "tile", "tail": "drop"}
+    plain = {"eps": None, "eps_e": None, "target": "fused", "granularity": "tile", "tail": "drop"}
     want = {name: {**dict(zip(fields, row, strict=True)), **plain} for name, row in table.items()}
     segments = dict(zip(fields, (True, True, "none", "fp32"), strict=True))
     want["cce-segment"] = {**segments, **plain, "eps": 2.0**-14, "granularity": "segment", "tail": "rank1"}
@@ -45,7 +45,7 @@ def test_every_is_every_legal_combination_once() -> None:
     segments = set(product((True,), (True,), ("none",), ("fp32",), axes[-1], ("segment",), ("drop", "rank1")))
     assert set(found) == tiles | segments
     assert len(found) == len(set(every())) == len(tiles) + len(segments)
-    assert all(v.eps is None for v in every())
+    assert all(v.eps is None and v.eps_e is None for v in every())
     assert {replace(v, eps=None) for v in PRESETS.values()} <= set(every())
 
 
@@ -95,6 +95,8 @@ def test_spaces_and_order_do_not_matter() -> None:
         ("cce,eps=2^x", ["2^x", "2^-12", "decimal"]),
         ("cce,eps=-1", ["-1", ">= 0"]),
         ("cce,eps=nan", ["nan", ">= 0"]),
+        ("cce-segment,eps_e=nan", ["eps_e", "nan", ">= 0"]),
+        ("cce-segment,eps_e=small", ["eps_e", "small", "2^-12"]),
     ],
 )
 def test_a_refusal_lists_what_is_legal(text: str, said: list[str]) -> None:
@@ -121,6 +123,15 @@ def test_a_refusal_lists_what_is_legal(text: str, said: list[str]) -> None:
 def test_an_illegal_variant_is_never_made(fields: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"legal|no effect"):
         Variant(**fields)
+
+
+def test_eps_e_is_for_segments_that_keep_something() -> None:
+    with pytest.raises(ValueError, match=r"eps_e=2\^-14 needs granularity=segment"):
+        Variant.parse("cce,eps_e=2^-14")
+    with pytest.raises(ValueError, match=r"tail=rank1 .* eps_e below 1"):
+        Variant.parse("cce-segment,eps_e=1")
+    assert Variant.parse("cce-segment,eps_e=2^-16").threshold_e(1.0) == 2.0**-16
+    assert Variant.parse("cce-segment").threshold_e(1.0) == 2.0**-14
 
 
 def test_eps_without_a_filter_says_what_to_do() -> None:

@@ -56,6 +56,22 @@ MUTANTS = (
         "",
     ),
     Mutant(
+        "entries are judged by dC's eps",
+        NEGLIGIBLE,
+        "cce-segment,eps=2^-6,eps_e=2^-9",
+        "segments:_Segments",
+        "self.softcap,\n                    self.eps_e,",
+        "self.softcap,\n                    self.eps,",
+    ),
+    Mutant(
+        "rows are judged by dE's eps_e",
+        "a_larger_eps_e_keeps_no_more",
+        VARIANT,
+        "segments:_Segments",
+        "lost,\n            self.eps,",
+        "lost,\n            self.eps_e,",
+    ),
+    Mutant(
         "words are marked for the first block of rows",
         NEGLIGIBLE,
         VARIANT,
