@@ -1,25 +1,38 @@
 # mypy: ignore-errors
-"""The numbers of the entries that are not 0, row by row."""
+"""The numbers of the entries that are not 0, row by row, in pieces: one program per row would leave a GPU idle."""
 
 import triton.language as tl
 
-from .backend import kernel
+from .backend import device_function, kernel
+
+PIECE = 1024
+
+
+@device_function
+def load_piece(Live, members, PIECE: tl.constexpr):
+    """(numbers, live) of this program's piece: 0 or 1 each."""
+    pieces = tl.cdiv(members, PIECE)
+    number = (tl.program_id(0) % pieces) * PIECE + tl.arange(0, PIECE)
+    row = Live + (tl.program_id(0) // pieces).to(tl.int64) * members
+    return number, (tl.load(row + number, mask=number < members, other=0) != 0).to(tl.int32)
+
+
+@kernel
+def count_kernel(Live, Count, members, PIECE: tl.constexpr):
+    """(rows, pieces) int32: how many there are; one program per piece."""
+    _, live = load_piece(Live, members, PIECE)
+    tl.store(Count + tl.program_id(0), tl.sum(live, 0))
 
 
 @kernel
 def compact_kernel(
-    Live,  # (programs, members) int8
-    Start,  # (programs + 1,) int32: where each row's numbers begin
+    Live,  # (rows, members) int8
+    Start,  # (rows, pieces) int32: where each piece's numbers begin
     Members,  # int32
     members,
-    BLOCK: tl.constexpr,
+    PIECE: tl.constexpr,
 ):
-    """One program per row; ascending."""
-    row = Live + tl.program_id(0).to(tl.int64) * members
-    at = tl.load(Start + tl.program_id(0))
-    for first in range(0, members, BLOCK):
-        number = first + tl.arange(0, BLOCK)
-        live = tl.load(row + number, mask=number < members, other=0).to(tl.int32)
-        place = at + tl.cumsum(live, 0) - live
-        tl.store(Members + place, number, mask=live != 0)
-        at += tl.sum(live, 0)
+    """Ascending; one program per piece."""
+    number, live = load_piece(Live, members, PIECE)
+    place = tl.load(Start + tl.program_id(0)) + tl.cumsum(live, 0) - live
+    tl.store(Members + place, number, mask=live != 0)

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import triton
 from torch import Tensor
 
 from .arriving import Arriving
-from .compact import compact_kernel
+from .compact import PIECE, compact_kernel, count_kernel
 
 
 class Counted:
@@ -21,11 +22,15 @@ class Counted:
 
     def __init__(self, live: Tensor) -> None:
         self.live = live
-        self._count = Arriving(live.sum(1, dtype=torch.int32))
+        owners, members = live.shape
+        count = torch.empty((owners, triton.cdiv(members, PIECE)), dtype=torch.int32, device=live.device)
+        count_kernel[(count.numel(),)](live, count, members, PIECE=PIECE)
+        self._start = count.view(-1).cumsum(0, dtype=torch.int32) - count.view(-1)
+        self._count = Arriving(count)
 
     def lists(self, size: int) -> Lists:
         """In chunks of `size`."""
-        count = self._count.wait().numpy().astype(np.int64)
+        count = self._count.wait().numpy().sum(1, dtype=np.int64)
         owners, chunks = len(count), -(-count // size)
         start, first = (np.concatenate([[0], x.cumsum()]) for x in (count, chunks))
         of_chunk = np.repeat(np.arange(owners), chunks)
@@ -36,7 +41,7 @@ class Counted:
             table = table.pin_memory().to(self.live.device, non_blocking=True)
         starts, firsts, of_chunks = table.split([owners + 1, owners + 1, chunk.size])
         members = torch.empty(max(int(start[-1]), 1), dtype=torch.int32, device=self.live.device)
-        compact_kernel[(owners,)](self.live, starts, members, self.live.shape[1], BLOCK=1024)
+        compact_kernel[(len(self._start),)](self.live, self._start, members, self.live.shape[1], PIECE=PIECE)
         return Lists(members, starts, firsts, of_chunks, kept=int(start[-1]), firsts=first.tolist())
 
 

@@ -72,7 +72,6 @@ class _Segments:
         share = pull_e = pull_c = None
         if call.variant.tail == "rank1":
             share = self._tail_share(live, lost)
-            pull_e = self._pull(call.classifier, share) if want_e else None
             pull_c = self._pull(call.embeddings, self._given_back(lost)) if want_c else None
         if self.stats is not None:
             self.stats.tail_share, self.stats.segments_c = share, live
@@ -82,6 +81,8 @@ class _Segments:
         d_classifier, marked = self._classifier(lists, top, share, pull_c, words, want_c)
         if want_c:
             self._count("c", lists, lost, len(self.log_mass) * self.n)
+        if share is not None and want_e:
+            pull_e = self._pull(call.classifier, share)  # only now: the host waits for the words of dE
         d_embeddings = self._embeddings(marked, pull_e) if want_e else None
         return d_embeddings, d_classifier
 

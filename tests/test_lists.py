@@ -1,0 +1,41 @@
+"""Lists of what owners keep: all of it, in order, cut into chunks and groups."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ccelab.kernels.backend import IS_INTERPRETED
+from ccelab.kernels.lists import Counted
+
+DEVICE = "cpu" if IS_INTERPRETED else "cuda"
+
+
+@pytest.mark.parametrize("members", [1, 1024, 2500])
+@pytest.mark.parametrize("share", [0.0, 0.02, 1.0])
+def test_members_are_those_that_are_live(members: int, share: float) -> None:
+    size = 32
+    generator = torch.Generator().manual_seed(members)
+    live = (torch.rand(3, members, generator=generator) < share).to(torch.int8).to(DEVICE)
+    lists = Counted(live).lists(size)
+    want = [row.nonzero()[:, 0].tolist() for row in live.cpu()]
+    start, chunk = lists.start.tolist(), lists.chunk.view(-1, 3).tolist()
+    assert lists.kept == sum(map(len, want)) == start[-1]
+    for owner, numbers in enumerate(want):
+        assert lists.members[start[owner] : start[owner + 1]].tolist() == numbers
+        mine = chunk[lists.firsts[owner] : lists.firsts[owner + 1]]
+        places = [place for at, begin, count in mine for place in range(begin, begin + count) if at == owner]
+        assert places == list(range(start[owner], start[owner + 1]))
+        assert all(0 < count <= size for _, _, count in mine)
+
+
+def test_groups_hold_every_owner_once() -> None:
+    live = torch.zeros((5, 300), dtype=torch.int8, device=DEVICE)
+    for owner, count in enumerate((300, 0, 40, 100, 7)):
+        live[owner, :count] = 1
+    lists = Counted(live).lists(32)
+    groups = list(lists.groups(4))
+    assert [owner for first, owners, *_ in groups for owner in range(first, first + owners)] == list(range(5))
+    for owner, owners, first, chunks in groups:
+        assert (first, first + chunks) == (lists.firsts[owner], lists.firsts[owner + owners])
+        assert chunks <= 4 or owners == 1
