@@ -17,7 +17,7 @@ SHOWN = {
     "gemma-alpaca-bfloat16": "On a drawn head with the statistics of a real one, at the paper's shape",
     "smollm2-bfloat16": "On a real head, that of SmolLM2-135M on English text",
 }
-BENCH = "table1-h200"
+BENCH = "table1-h100"
 STAGED, PLOT = "smollm2-bfloat16", "error-by-stage"
 ROOT = Path(__file__).resolve().parent.parent
 PICTURE = BASELINES.resolve() / "error-by-stage.svg"
