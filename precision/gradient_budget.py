@@ -88,17 +88,25 @@ class GradientBudget:
                 )
             surely, maybe = self._live_tiles(part.residual + dg.known, dg.apart().own.total)
             self._random_kappa = dg.random_kappa
-            across = dg
+            across = self._across(part, dg)
             if self.is_random:
                 pieces = -(-self.stream.vocabulary // self.stream.chunk)
-                exponent = part.logits - formula.lse(FLOAT64, self.rows)
-                across = dg.along_columns(coincidences(exponent.T).T, self.error.alike, self.error.same_log)
-                dg = dg.along_rows(coincidences(exponent, pieces))
+                dg = dg.along_rows(coincidences(self._exponent(part), pieces))
             self._walk_vocabulary(part, dg, surely, maybe)
             dg = across.apart()
             if self.stream.problem.bias is not None:
                 yield "d_bias", part.columns, self._bias_bound(part.residual, dg)
             yield from self._walk_rows(part, dg, surely, maybe)
+
+    def _exponent(self, part: ResidualChunk) -> Tensor:
+        exponent: Tensor = part.logits - formula.lse(FLOAT64, self.rows)
+        return exponent
+
+    def _across(self, part: ResidualChunk, dg: ResidualError) -> ResidualError:
+        """As terms of sums over the tokens."""
+        if not self.is_random:
+            return dg
+        return dg.along_columns(coincidences(self._exponent(part).T).T, self.error.alike, self.error.same_log)
 
     def pieces(self, columns: int) -> Iterator[slice]:
         """So many columns in pieces of whole tiles."""

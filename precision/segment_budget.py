@@ -25,7 +25,10 @@ from .terms import Terms
 
 
 class SegmentBudget(GradientBudget):
-    """Streams over the vocabulary. Segments that a call dropped count as dropped where they may be, and no others."""
+    """Streams over the vocabulary. Segments that a call dropped count as dropped where they may be, and no others.
+
+    What was given back and dropped is most of an error of dE and dC, and certain: nothing of those is likely.
+    """
 
     def __init__(
         self,
@@ -39,7 +42,6 @@ class SegmentBudget(GradientBudget):
         taken: Statistics | None,
     ) -> None:
         super().__init__(stream, rows, variant, schedule, error, arithmetic, by_stage)
-        self.is_random = False  # what was given back and dropped is most of an error, and certain
         self.tiles, self.forward_tiles = schedule.segments, schedule.forward
         self.eps_e = variant.threshold_e(torch.finfo(stream.problem.embeddings.dtype).eps)
         self.decided: Decisions = decisions(stream.problem, variant, schedule, taken)
@@ -67,10 +69,9 @@ class SegmentBudget(GradientBudget):
             self.place += count
             of_rows, of_words = self._segments(part, dg)
             self._add_embeddings(part, dg, of_words, span)
-            dg = dg.apart()
             if self.stream.problem.bias is not None:
-                yield "d_bias", part.columns, self._bias_bound(part.residual, dg)
-            yield from self._words(part, dg, of_rows, span)
+                yield "d_bias", part.columns, self._bias_bound(part.residual, self._across(part, dg).apart())
+            yield from self._words(part, dg.apart(), of_rows, span)
 
     @property
     def d_embeddings(self) -> Bound:

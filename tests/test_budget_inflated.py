@@ -80,18 +80,28 @@ def assert_refused(verdict: Verdict, name: str, *, likely: bool = False) -> None
 
 FULL = [name for name, preset in PRESETS.items() if preset.granularity == "tile"]
 PAIRS = list(zip(FAMILIES, (FULL * 3)[: len(FAMILIES)], strict=True))
-"""Every family, and by turns every preset but cce-segment, which `test_segments` has."""
+"""Every family, and by turns every preset but cce-segment, which has tests of its own."""
 
-SEGMENTED = ("gaussian", "peaked", "zipf", "near_threshold", "dominant", "flat")
+LEFT_IN_SEGMENTS = {"d_embeddings": {"coherent", "subnormal"}, "d_classifier": {"subnormal"}}
+"""Of cce-segment in fp32: .168, .249 and .009 of the bound. Its dE and dC have no likely one: what is dropped and given
+back is certain, and the rest is not told apart from it."""
 
 
-@pytest.mark.parametrize("family", SEGMENTED)
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_segments(dtype: str, family: str) -> None:
-    """fp32 is left out: its sums are bounded by a rounding of the largest sum in every step."""
+def test_segments_in_16_bits(dtype: str, family: str) -> None:
     verdict = judged(dtype, family, "cce-segment")
-    for name in ("d_embeddings", "d_classifier"):
+    for name in GRADIENTS:
         assert_refused(verdict, name)
+
+
+@pytest.mark.skipif(not IS_INTERPRETED, reason="tensor cores truncate: their errors are not random")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_segments_in_fp32(family: str) -> None:
+    verdict = judged("float32", family, "cce-segment")
+    for name in GRADIENTS:
+        if family not in LEFT_IN_SEGMENTS.get(name, ()):
+            assert_refused(verdict, name, likely=name == "d_bias")
 
 
 @pytest.mark.parametrize(("family", "variant"), PAIRS)
