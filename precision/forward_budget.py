@@ -37,6 +37,7 @@ class ForwardError:
     random: RandomError  # of the log sum, whose bound `log_sum` is
     alike: Tensor  # in how many rows that error may be the same
     same_log: Tensor  # and in how many the log sum
+    oracle: Tensor  # of the exact lse, which float64 rounds
 
 
 def forward_error(
@@ -45,7 +46,7 @@ def forward_error(
     """Perturbed logits, exponentials, sums of a tile, rescaling, joining the splits."""
     tiles = schedule.forward
     maximum = rows.maximum
-    widest = torch.zeros_like(maximum)
+    widest, oracle = torch.zeros_like(maximum), torch.zeros_like(maximum)
     perturbation, at_target = Terms(by_stage), Terms(by_stage)
     fallen, risen, low_target, high_target = (torch.zeros_like(maximum) for _ in range(4))
     top = Enclosure(torch.full_like(maximum, -torch.inf), torch.full_like(maximum, -torch.inf))
@@ -56,6 +57,7 @@ def forward_error(
         error, signed = found.capped, found.signed
         for stage, moved in error.shared(moved_softmax(part, lse, error.total, error.total)).items():
             perturbation.add(stage, moved.sum(1, keepdim=True))
+        oracle += torch.where(part.softmax > 0, part.softmax * found.oracle.capped, 0.0).sum(1, keepdim=True)
         highest = ((part.logits + x).amax(1, keepdim=True) for x in signed)
         top = Enclosure(*(torch.maximum(x, y) for x, y in zip(top, highest, strict=True)))
         risen += moved_softmax(part, lse, signed.high, error.total).sum(1, keepdim=True)
@@ -99,6 +101,7 @@ def forward_error(
         random=random._replace(largest=log_sum.total),
         alike=torch.maximum(same_log, coincidences(maximum.T).T),
         same_log=same_log,
+        oracle=oracle,
     )
 
 

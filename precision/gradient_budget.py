@@ -21,11 +21,13 @@ from .filtered_sum import FilteredSum
 from .formats import Format, U
 from .forward_budget import ForwardError
 from .increment import Increment, Slice, increment
-from .logit_error import LogitError, logit_error, steepest_cap
+from .logit_error import LogitError, logit_error
+from .oracle_error import oracle_residual_error
 from .random_error import RandomError
 from .residual_error import ResidualError
 from .softmax_error import SoftmaxError, softmax_error
 from .stages import EXP_UNDERFLOW, LARGEST_FP32
+from .steepest_cap import steepest_cap
 from .terms import Terms
 
 Bound = tuple[Terms, RandomError]
@@ -63,7 +65,7 @@ class GradientBudget:
         # (N, 1) the row's own upstream scale; what comes for an ignored row, an infinity or NaN even, is not read
         self.size = torch.where(stream.valid, stream.d_loss.abs() + stream.d_lse.abs(), 0.0)
         self.upstream = tuple(arithmetic.upstream(x) for x in (stream.d_loss, stream.d_lse))
-        # The oracle's own rounding, relative to sum |g||C|.
+        # The oracle's own rounding in its sums, relative to sum |g||C|; `oracle_error` has that of its residuals.
         self.oracle = DOUBLE_U * (sum(problem.shape) + 64)
         self.threshold = torch.where(self.size > 0, self.eps * self.size, 0.0)
         # Upstream gradients and their sum reach the kernel rounded to fp32: near a power of two, the larger one.
@@ -81,7 +83,8 @@ class GradientBudget:
     def of_columns(self, order: Tensor | None) -> Iterator[tuple[str, Tensor, Bound]]:
         """(output, columns, its bound there) of dC and dbias, as they go through the vocabulary; dE's grows with it."""
         for part in self.stream.residuals(self.rows, order):
-            dg = self._residual_error(part)
+            logit = self.logit_error(part)
+            dg, oracle = self._residual_error(part, logit), self._oracle_error(part, logit)
             if self._sum is None:
                 self._sum = self._filtered(
                     self.stream.embeddings, self.variant.filter_e, dg.kappa, self.scale / HEADROOM
@@ -92,11 +95,11 @@ class GradientBudget:
             if self.is_random:
                 pieces = -(-self.stream.vocabulary // self.stream.chunk)
                 dg = dg.along_rows(coincidences(self._exponent(part), pieces))
-            self._walk_vocabulary(part, dg, surely, maybe)
+            self._walk_vocabulary(part, dg, oracle, surely, maybe)
             dg = across.apart()
             if self.stream.problem.bias is not None:
                 yield "d_bias", part.columns, self._bias_bound(part.residual, dg)
-            yield from self._walk_rows(part, dg, surely, maybe)
+            yield from self._walk_rows(part, dg, oracle, surely, maybe)
 
     def _exponent(self, part: ResidualChunk) -> Tensor:
         exponent: Tensor = part.logits - formula.lse(FLOAT64, self.rows)
@@ -128,9 +131,14 @@ class GradientBudget:
         total = Accumulation(self.variant.accumulate, self.fmt, like, scale)
         return FilteredSum(total, is_filtered=is_filtered, kappa=kappa, known_by=self.known_by)
 
-    def _residual_error(self, part: ResidualChunk) -> ResidualError:
+    def _oracle_error(self, part: ResidualChunk, logit: LogitError) -> Tensor:
+        """(N, n) of sums and residuals, relative to |g||C|."""
+        softcap = self.stream.problem.softcap
+        return self.oracle + oracle_residual_error(part, logit.oracle, self.error.oracle, softcap)
+
+    def _residual_error(self, part: ResidualChunk, logit: LogitError) -> ResidualError:
         """Of fp32 residuals, before their cast."""
-        stream, logit = self.stream, self.logit_error(part)
+        stream = self.stream
         softmax = self.softmax_error(part, logit)
         onehot = (part.columns == stream.targets).double()
         d_loss, d_lse = self.upstream
@@ -208,13 +216,21 @@ class GradientBudget:
         return dg.cast(g, scale, underflow, self.fmt, self.arithmetic, self.stream.valid)
 
     def _multiplied(
-        self, g: Tensor, dg: Slice, other: Tensor, tiny: Tensor | float, limit: Tensor | float, steps: int
+        self,
+        g: Tensor,
+        dg: Slice,
+        other: Tensor,
+        oracle: Tensor,
+        tiny: Tensor | float,
+        limit: Tensor | float,
+        steps: int,
     ) -> Increment:
-        return increment(
-            g, dg, other, tiny=tiny, limit=limit, steps=steps, oracle=self.oracle, arithmetic=self.arithmetic
-        )
+        largest = oracle.amax(1, keepdim=True)
+        return increment(g, dg, other, tiny=tiny, limit=limit, steps=steps, oracle=largest, arithmetic=self.arithmetic)
 
-    def _walk_vocabulary(self, part: ResidualChunk, dg: ResidualError, surely: Tensor, maybe: Tensor) -> None:
+    def _walk_vocabulary(
+        self, part: ResidualChunk, dg: ResidualError, oracle: Tensor, surely: Tensor, maybe: Tensor
+    ) -> None:
         assert self._sum is not None
         block, g = self.tiles.block_v, part.residual
         cast = self._cast(g, dg, self.scale, self.unsure_scale)
@@ -228,7 +244,8 @@ class GradientBudget:
         merged = self.schedule.merged(block, self.variant.accumulate, is_filtered=self.variant.filter_e)
         for tile in range(0, surely.shape[1], merged):
             span = slice(tile * block, (tile + merged) * block)
-            tile_sum = self._multiplied(g[:, span], whole.columns(span), classifier[span], tiny, limit, merged)
+            of_tile = g[:, span], whole.columns(span), classifier[span], oracle[:, span]
+            tile_sum = self._multiplied(*of_tile, tiny, limit, merged)
             rows = (_elements(live[:, tile], self.tiles.block_n, len(g))[:, None] for live in (surely, maybe))
             self._sum.add(tile_sum, *rows)
         if self.by_stage:
@@ -236,7 +253,7 @@ class GradientBudget:
                 self._increments.add(stage, w @ classifier.abs())
 
     def _walk_rows(
-        self, part: ResidualChunk, dg: ResidualError, surely: Tensor, maybe: Tensor
+        self, part: ResidualChunk, dg: ResidualError, oracle: Tensor, surely: Tensor, maybe: Tensor
     ) -> Iterator[tuple[str, Tensor, Bound]]:
         """(n, D) bounds of dC."""
         if not self.variant.filter_c:
@@ -252,7 +269,8 @@ class GradientBudget:
             tiles = slice(span.start // block, span.stop // block)
             live = surely[:, tiles], maybe[:, tiles]
             stages_before = {stage: w[:, span] for stage, w in masked.items()} if self.by_stage else {}
-            bound = self._classifier(part.residual[:, span], whole.columns(span), scale, live, stages_before)
+            of_columns = part.residual[:, span], whole.columns(span), oracle[:, span]
+            bound = self._classifier(*of_columns, scale, live, stages_before)
             yield "d_classifier", part.columns[span], bound
 
     @property
@@ -263,6 +281,7 @@ class GradientBudget:
         self,
         residual: Tensor,
         whole: Slice,
+        oracle: Tensor,
         scale: Tensor,
         live: tuple[Tensor, Tensor],
         stages_before: dict[str, Tensor],
@@ -276,7 +295,8 @@ class GradientBudget:
             top: Tensor | float = 1.0 if self.fmt.is_fp32 else scale[span].amax()
             tiny = top if isinstance(top, float) else top.clamp(min=1)
             g = residual[span].T
-            tile_sum = self._multiplied(g, whole.rows(span), embeddings[span], tiny, LARGEST_FP32 * top, merged)
+            of_tile = g, whole.rows(span), embeddings[span], oracle[span].T
+            tile_sum = self._multiplied(*of_tile, tiny, LARGEST_FP32 * top, merged)
             total.add(tile_sum, *(_elements(x[place], self.tiles.block_v, len(g))[:, None] for x in live))
         for stage, w in stages_before.items():
             increments.add(stage, w.T @ embeddings.abs())

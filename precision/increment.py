@@ -64,13 +64,13 @@ def increment(
     tiny: Tensor | float,
     limit: Tensor | float,
     steps: int,
-    oracle: float,
+    oracle: Tensor,
     arithmetic: Arithmetic,
 ) -> Increment:
     """Of a tile of residuals g and rows of the other operand.
 
     `tiny` is the scale at which products underflow, `limit` where they may overflow, `steps` how many tiles they are
-    of; `oracle` is the error of float64, relative to sum |g||C|.
+    of; `oracle` (m, 1) is the error of float64, relative to sum |g||C|.
     """
     size, terms = other.abs(), g.shape[1]
     v, error = g @ other, dg.error @ size

@@ -16,6 +16,8 @@ from . import stages
 from .arithmetic import DOUBLE_U, Arithmetic
 from .enclosure import Enclosure
 from .formats import Format
+from .oracle_error import OracleLogitError
+from .steepest_cap import steepest_cap
 from .terms import Terms
 
 
@@ -26,17 +28,11 @@ class LogitError:
     raw: Terms  # before the cap
     capped: Terms
     signed: Enclosure  # of the capped error: both bounds of one sign, or next to each other, where roundings are known
+    oracle: OracleLogitError
 
     def computed(self, logits: Tensor) -> Enclosure:
         """Of the computed logits, which are fp32 numbers, from the exact capped ones."""
         return Enclosure(logits + self.signed.low, logits + self.signed.high).rounded()
-
-
-def steepest_cap(raw: Tensor, error: Tensor, softcap: float) -> Tensor:
-    """The largest derivative of the softcap within `error` of the logits `raw`: that of the point nearest to 0."""
-    nearest = torch.where(error == torch.inf, 0.0, (raw.abs() - error).clamp(min=0))
-    slope: Tensor = formula.cap_derivative(FLOAT64, nearest, softcap)
-    return slope
 
 
 def logit_error(
@@ -56,6 +52,7 @@ def logit_error(
     embeddings, classifier = stream.embeddings, stream.classifier(columns)
     fmt = Format.of(stream.problem.embeddings.dtype)
     products = arithmetic.logits(embeddings, classifier, tiles.block_d, fmt)
+    oracle = OracleLogitError.of(stream, columns, raw, products.absolute)
     error = Terms(by_stage).add("dot_logits", stages.dot_logits(products))
     computed, bias = products.computed, stream.bias(columns)
     if bias is not None:
@@ -73,7 +70,7 @@ def logit_error(
         error = error.shared(signed.largest)
     softcap = stream.problem.softcap
     if softcap is None:
-        return LogitError(error, error, signed)
+        return LogitError(error, error, signed, oracle)
     slope = steepest_cap(raw, error.total, softcap)
     passed = error.total * slope
     passed = torch.where((error.total == 0) | (slope == 0), 0.0, passed).clamp(max=2 * softcap)
@@ -81,7 +78,8 @@ def logit_error(
     rounding = stages.soft_cap(logits, passed, softcap)
     capped = error.shared(passed).add("soft_cap", rounding)
     low, high = (formula.cap(FLOAT64, raw + x, softcap) - logits for x in signed)
-    return LogitError(error, capped, _or(Enclosure(low - rounding, high + rounding), capped.total))
+    signed = _or(Enclosure(low - rounding, high + rounding), capped.total)
+    return LogitError(error, capped, signed, oracle)
 
 
 def _or(signed: Enclosure, error: Tensor) -> Enclosure:

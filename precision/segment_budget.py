@@ -60,18 +60,19 @@ class SegmentBudget(GradientBudget):
         self.pull, self.pull_size = stream.embeddings.new_zeros(size), stream.embeddings.new_zeros(size)
 
     def _segment_sum(self, like: Tensor) -> SegmentSum:
-        return SegmentSum(like, self.fmt, self.arithmetic, self.oracle, by_stage=self.by_stage, known_by=self.known_by)
+        return SegmentSum(like, self.fmt, self.arithmetic, by_stage=self.by_stage, known_by=self.known_by)
 
     def of_columns(self, order: Tensor | None) -> Iterator[tuple[str, Tensor, Bound]]:
         for part in self.stream.residuals(self.rows):
-            dg, count = self._residual_error(part), len(part.columns)
+            logit, count = self.logit_error(part), len(part.columns)
+            dg, oracle = self._residual_error(part, logit), self._oracle_error(part, logit)
             span = slice(self.place, self.place + count)
             self.place += count
             of_rows, of_words = self._segments(part, dg)
-            self._add_embeddings(part, dg, of_words, span)
+            self._add_embeddings(part, dg, oracle, of_words, span)
             if self.stream.problem.bias is not None:
                 yield "d_bias", part.columns, self._bias_bound(part.residual, self._across(part, dg).apart())
-            yield from self._words(part, dg.apart(), of_rows, span)
+            yield from self._words(part, dg.apart(), oracle, of_rows, span)
 
     @property
     def d_embeddings(self) -> Bound:
@@ -130,21 +131,23 @@ class SegmentBudget(GradientBudget):
             return maybe, maybe & ~surely
         return (given & maybe) | surely, torch.zeros_like(surely)
 
-    def _add_embeddings(self, part: ResidualChunk, dg: ResidualError, live: tuple[Tensor, Tensor], span: slice) -> None:
+    def _add_embeddings(
+        self, part: ResidualChunk, dg: ResidualError, oracle: Tensor, live: tuple[Tensor, Tensor], span: slice
+    ) -> None:
         kept, unsure = (
             x.repeat_interleave(self.tiles.block_n, 0)[: len(self.size)]
             for x in self._kept(self.decided.words[:, span], live)
         )
         cast = self._cast(part.residual, dg, self.scale, self.unsure_scale)
         classifier = self.stream.classifier(part.columns)
-        self.embeddings.add(part.residual, cast, classifier, kept, unsure)
+        self.embeddings.add(part.residual, cast, classifier, kept, unsure, oracle)
         if self.decided.share is not None:
             share = self.decided.share[span][None, :]
             pulling = torch.where((share != 0).T, classifier, 0.0)
             self.pull, self.pull_size = self.pull + share @ pulling, self.pull_size + share @ pulling.abs()
 
     def _words(
-        self, part: ResidualChunk, dg: ResidualError, live: tuple[Tensor, Tensor], place: slice
+        self, part: ResidualChunk, dg: ResidualError, oracle: Tensor, live: tuple[Tensor, Tensor], place: slice
     ) -> Iterator[tuple[str, Tensor, Bound]]:
         """(n, D) bounds of dC in these columns, which lie at `place`."""
         block_v = self.tiles.block_v
@@ -159,7 +162,7 @@ class SegmentBudget(GradientBudget):
             own = Terms(self.by_stage, {stage: w.T[span] for stage, w in cast.own.items()})
             total = self._segment_sum(residual.new_zeros((len(residual[span]), self.stream.embeddings.shape[1])))
             error = ResidualError(known[span], None, None, own)
-            total.add(residual[span], error, self.stream.embeddings, kept[span], unsure[span])
+            total.add(residual[span], error, self.stream.embeddings, kept[span], unsure[span], oracle.T[span])
             tail = None
             if self.decided.share is not None:
                 share = self.decided.share[place][span][:, None]

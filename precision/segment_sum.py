@@ -28,19 +28,18 @@ class Tail:
 class SegmentSum:
     """Takes in residuals and rows of the other operand, some at a time."""
 
-    def __init__(
-        self, like: Tensor, fmt: Format, arithmetic: Arithmetic, oracle: float, *, by_stage: bool, known_by: str
-    ) -> None:
-        """`known_by` is the stage that known roundings are put down to; `oracle` the error of float64, relatively."""
-        self.fmt, self.arithmetic, self.oracle, self.known_by = fmt, arithmetic, oracle, known_by
+    def __init__(self, like: Tensor, fmt: Format, arithmetic: Arithmetic, *, by_stage: bool, known_by: str) -> None:
+        """`known_by` is the stage that known roundings are put down to."""
+        self.fmt, self.arithmetic, self.known_by = fmt, arithmetic, known_by
         self.kappa: Terms | None = None
         self.through = Terms(by_stage)  # what stages before the product contribute
-        self.total, self.absolute, self.known, self.alike, self.dropped, self.doubtful = (
-            torch.zeros_like(like) for _ in range(6)
+        self.total, self.absolute, self.known, self.alike, self.dropped, self.doubtful, self.oracle = (
+            torch.zeros_like(like) for _ in range(7)
         )
 
-    def add(self, g: Tensor, dg: ResidualError, other: Tensor, kept: Tensor, unsure: Tensor) -> None:
-        """Residuals g (m, k), in the rows of the result, times rows of `other` (k, D); `kept` and `unsure` (m, k)."""
+    def add(self, g: Tensor, dg: ResidualError, other: Tensor, kept: Tensor, unsure: Tensor, oracle: Tensor) -> None:
+        """Residuals g (m, k), in the rows of the result, times rows of `other` (k, D); `kept` and `unsure` (m, k), as
+        is the error of float64, relatively."""
         size = other.abs()
         taken = torch.where(kept, g, 0.0)
         self.total = self.total + taken @ other
@@ -56,6 +55,7 @@ class SegmentSum:
         if bool(unsure.any()):
             self.doubtful = self.doubtful + torch.where(unsure, middle + dg.apart().own.total, 0.0) @ size
         self.absolute = self.absolute + middle @ size
+        self.oracle = self.oracle + (oracle * g.abs()) @ size
 
     def terms(self, tail: Tail | None, terms: int, steps: int, tiny: Tensor | float, top: Tensor) -> Terms:
         """The bound of the result, whose sums have at most `terms` terms in `steps` steps, underflow at `tiny` and
@@ -65,9 +65,7 @@ class SegmentSum:
             found.merge(self.kappa.times(self.alike.abs()))
         error = found.total + self.doubtful
         absolute = self.absolute + error
-        product = (
-            stages.tile_product(absolute, absolute, terms, self.arithmetic, steps).largest + self.oracle * self.absolute
-        )
+        product = stages.tile_product(absolute, absolute, terms, self.arithmetic, steps).largest + self.oracle
         product = overflowing(absolute, product + (terms + 1) * FP32_TINY * tiny, LARGEST_FP32 * top)
         found.add("tile_product", product).add(self.known_by, self.known.abs())
         result, dropped = self.total, self.dropped

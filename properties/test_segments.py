@@ -122,6 +122,7 @@ def test_a_tail_conserves_rows(trial: Trial) -> None:
 
 
 @law(
+    "cce-segment,eps=2^-6",
     "cce-segment,eps=2^-6,eps_e=2^-9",
     "cce-segment,eps=2^-6,tail=drop",
     "cce-segment,eps=2^-2",
@@ -151,7 +152,7 @@ def test_segments_that_are_dropped_are_negligible(trial: Trial) -> None:
 
 
 @law(
-    "cce-segment,eps=2^-8",
+    "cce-segment,eps=2^-6",
     needs=NEEDS,
     when=by_segment,
     draw=specs(families=HARD, least=(17, 65, 17)),
