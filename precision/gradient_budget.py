@@ -60,14 +60,15 @@ class GradientBudget:
         self.fmt = Format.of(problem.embeddings.dtype)
         self.schedule = schedule
         self.tiles, self.error, self.log_s = schedule.backward, error, torch.log1p(rows.rest)
-        self.eps = variant.threshold(torch.finfo(problem.embeddings.dtype).eps)
+        spacing = torch.finfo(problem.embeddings.dtype).eps
+        self.eps, self.eps_e = variant.threshold(spacing), variant.threshold_e(spacing)
         self.known_by = "recompute_logits" if self.fmt.is_fp32 else "cast_residual"
         # (N, 1) the row's own upstream scale; what comes for an ignored row, an infinity or NaN even, is not read
         self.size = torch.where(stream.valid, stream.d_loss.abs() + stream.d_lse.abs(), 0.0)
         self.upstream = tuple(arithmetic.upstream(x) for x in (stream.d_loss, stream.d_lse))
         # The oracle's own rounding in its sums, relative to sum |g||C|; `oracle_error` has that of its residuals.
         self.oracle = DOUBLE_U * (sum(problem.shape) + 64)
-        self.threshold = torch.where(self.size > 0, self.eps * self.size, 0.0)
+        self.threshold = torch.where(self.size > 0, self.eps_e * self.size, 0.0)  # of entries; of tiles eps_e is eps
         # Upstream gradients and their sum reach the kernel rounded to fp32: near a power of two, the larger one.
         sizes = [arithmetic.upstream(x.abs()) for x in (stream.d_loss, stream.d_lse)]
         low, high = (_power_of_two(torch.where(stream.valid, x, 0.0)) for x in sizes[0].plus(sizes[1]))
@@ -264,11 +265,12 @@ class GradientBudget:
             torch.cat([s.amax().expand(len(s), 1) for s in x.split(together)]) for x in (self.scale, self.unsure_scale)
         )
         cast, block = self._cast(part.residual, dg, scale, unsure), self.tiles.block_v
-        whole, masked = Slice.of(cast), cast.own.masked(self._spread(maybe, part.residual))
+        whole = Slice.of(cast)
+        masked = cast.own.masked(self._spread(maybe, part.residual)) if self.by_stage else Terms(self.by_stage)
         for span in self.pieces(len(part.columns)):
             tiles = slice(span.start // block, span.stop // block)
             live = surely[:, tiles], maybe[:, tiles]
-            stages_before = {stage: w[:, span] for stage, w in masked.items()} if self.by_stage else {}
+            stages_before = {stage: w[:, span] for stage, w in masked.items()}
             of_columns = part.residual[:, span], whole.columns(span), oracle[:, span]
             bound = self._classifier(*of_columns, scale, live, stages_before)
             yield "d_classifier", part.columns[span], bound

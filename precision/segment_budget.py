@@ -43,7 +43,6 @@ class SegmentBudget(GradientBudget):
     ) -> None:
         super().__init__(stream, rows, variant, schedule, error, arithmetic, by_stage)
         self.tiles, self.forward_tiles = schedule.segments, schedule.forward
-        self.eps_e = variant.threshold_e(torch.finfo(stream.problem.embeddings.dtype).eps)
         self.decided: Decisions = decisions(stream.problem, variant, schedule, taken)
         self.given_back = self.decided.given_back(stream)
         n, v, _ = stream.problem.shape
@@ -95,8 +94,7 @@ class SegmentBudget(GradientBudget):
         surely = ((mass - error > eps * (1 + 4 * U)) | ~mass.isfinite()) & counts
         maybe = (~(mass + error <= eps * (1 - 4 * U))) & counts
         g, away = part.residual + dg.known, dg.apart().own.total
-        threshold = torch.where(self.size > 0, self.eps_e * self.size, 0.0)
-        low, high = threshold * (1 - 4 * U), threshold * (1 + 4 * U)
+        low, high = self.threshold * (1 - 4 * U), self.threshold * (1 + 4 * U)
         targets = is_target & (self.eps_e < 1) & counts
         entries = (((g.abs() - away) > high) | ~g.isfinite() | targets) & counts
         perhaps = (~((g.abs() + away) <= low) | targets) & counts
