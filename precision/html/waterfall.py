@@ -49,9 +49,10 @@ def _figure(report: Report, result: Result) -> Figure:
         variant=result.variant,
         how="A row is a stage, in the order of execution. The bar ends at what the budget allows it, the dot is what "
         "it was measured to cost; both are norms over the norm of the truth, on a logarithmic axis. A dot right of "
-        "its bar would be a defect. The vertical lines: the error as a whole, and the floor of two roundings. The "
-        "stage with the rightmost dot decides the error; a long bar with a dot far to the left is a bound that costs "
-        f"nothing.{note}",
+        "its bar is no defect: roundings that are known exactly are booked where they show, under cast_residual or in "
+        "fp32 recompute_logits, and a budget holds for all stages together. The vertical lines: the error as a whole, "
+        "and the floor of two roundings. The stage with the rightmost dot decides the error; a long bar with a dot far "
+        f"to the left is a bound that costs nothing.{note}",
         panels=[
             panel(_title(name, table), _draw(report, result, name, table), height=_height(table), width=5.6)
             for name, table in tables.items()
