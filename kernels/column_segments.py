@@ -11,6 +11,7 @@ import triton.language as tl
 from .accumulate import HEADROOM, rescale
 from .backend import kernel
 from .backward import recompute_logits
+from .matrix import store_rows
 from .products import cast_output
 from .residual import cast_residual, load_row_data, logit_gradient, softmax
 from .row_segments import segment_product
@@ -28,11 +29,14 @@ def column_residuals_kernel(
     DLoss,
     DLse,
     Words,  # (pairs,) int32 words, those of a block of rows after those of the one before, ascending
-    Chunk,  # (chunks, 3) int32: a block of rows, where its next words begin, how many they are
+    Start,  # (row blocks + 1,) int32 into Words
+    First,  # (row blocks + 1,) int32 into the chunks
     Out,  # (chunks BLOCK_N, BLOCK_V)
     Kept,  # (chunks, BLOCK_N) fp32 probability
     softcap,
-    first,
+    block,  # the first of this group
+    blocks,  # of it
+    first,  # its first chunk
     N,
     V,
     D,
@@ -41,14 +45,19 @@ def column_residuals_kernel(
     TILES: tl.constexpr,
     E_DESCRIPTOR: tl.constexpr,
 ):
-    """Residuals of BLOCK_V words that one block of rows keeps; one program per chunk of them, from `first` on."""
-    number = first + tl.program_id(0)
-    block, start, count = tl.load(Chunk + 3 * number), tl.load(Chunk + 3 * number + 1), tl.load(Chunk + 3 * number + 2)
+    """Residuals of BLOCK_V words that one block of rows keeps; one program per chunk of them, the first chunks of all
+    blocks before the second ones: neighbours have words in common, and find their rows of C in the cache."""
+    block += tl.program_id(0) % blocks
+    chunk = tl.program_id(0) // blocks
+    number = tl.load(First + block) + chunk
+    if number >= tl.load(First + block + 1):
+        return
+    start = tl.load(Start + block) + chunk * TILES.block_v
     row0 = block * TILES.block_n
     i = row0 + tl.arange(0, TILES.block_n)
     rows = load_row_data(Target, RowMax, LogSum, DLoss, DLse, i, N, ignore_index)
     place = tl.arange(0, TILES.block_v)
-    mask = place < count
+    mask = start + place < tl.load(Start + block + 1)
     cols = tl.load(Words + start + place, mask=mask, other=V)  # V is no word
     raw, z = recompute_logits(
         E, C, Bias, row0, i, i < N, 0, cols, cols, mask, D, softcap, TILES, E_DESCRIPTOR, False
@@ -57,7 +66,7 @@ def column_residuals_kernel(
     g = logit_gradient(p, raw, rows, cols, mask, V, softcap)
     kept = tl.sum(tl.where(rows.valid[:, None] & mask[None, :], p, 0.0), 1)
     tl.store(Kept + number * TILES.block_n + tl.arange(0, TILES.block_n), kept)
-    out = (tl.program_id(0).to(tl.int64) * TILES.block_n + tl.arange(0, TILES.block_n))[:, None] * TILES.block_v
+    out = ((number - first).to(tl.int64) * TILES.block_n + tl.arange(0, TILES.block_n))[:, None] * TILES.block_v
     tl.store(Out + out + place[None, :], cast_residual(g, DTYPE))
 
 
@@ -93,8 +102,8 @@ def column_segments_kernel(
     d0 = (tl.program_id(0) % slices) * PRODUCT.columns
     start, chunk, end = tl.load(Start + block), tl.load(First + block), tl.load(First + block + 1)
     v = segment_product(
-        G, C, Words, start, tl.load(Start + block + 1) - start, chunk - first, end - chunk, 0, d0,
-        TILES.block_v, TILES.block_n, False, PRODUCT, G_DESCRIPTOR
+        G, C, Words, start, tl.load(Start + block + 1) - start, chunk - first, 0, d0, TILES.block_v, TILES.block_n,
+        False, PRODUCT, G_DESCRIPTOR
     )  # fmt: skip
     here = tl.arange(0, TILES.block_n)
     i = block * TILES.block_n + here
@@ -107,10 +116,9 @@ def column_segments_kernel(
     tl.store(Lost + i, lost, mask=i < N)
     # An ignored row has g = 0, and 0 times a NaN in C is NaN.
     v = tl.where(rows.valid[:, None], v * HEADROOM, 0.0)
-    j = d0 + tl.arange(0, PRODUCT.columns)
     if Pull is not None:
+        j = d0 + tl.arange(0, PRODUCT.columns)
         lost = tl.where(lost > 0, lost * (rows.dloss + rows.dlse) * HEADROOM, 0.0)
-        v = tl.where(rows.valid[:, None], add_tail(v, lost, tl.load(Pull + j, mask=j < D, other=0.0)), 0.0)
+        v = tl.where(rows.valid[:, None], add_tail(v, lost, tl.load(Pull + j, mask=j < Out.columns, other=0.0)), 0.0)
     v = rescale(v, rows.scale[:, None], tl.float32)
-    offsets = i.to(tl.int64)[:, None] * D + j[None, :]
-    tl.store(Out + offsets, cast_output(v, Out.dtype.element_ty), mask=(i < N)[:, None] & (j < D)[None, :])
+    store_rows(Out, i, i < N, d0, cast_output(v, Out.ptr.dtype.element_ty))

@@ -36,3 +36,23 @@ def compact_kernel(
     number, live = load_piece(Live, members, PIECE)
     place = tl.load(Start + tl.program_id(0)) + tl.cumsum(live, 0) - live
     tl.store(Members + place, number, mask=live != 0)
+
+
+@kernel
+def chunks_kernel(
+    Start,  # (rows + 1,) int32 into what rows list
+    First,  # (rows + 1,) int32 into the chunks of it
+    Chunk,  # (chunks, 3) int32: a row, where its next numbers begin, how many they are
+    size,
+    BLOCK: tl.constexpr,
+):
+    """Cuts what each row lists into chunks of `size`; one program per row."""
+    row = tl.program_id(0)
+    start, count = tl.load(Start + row), tl.load(Start + row + 1) - tl.load(Start + row)
+    first, chunks = tl.load(First + row), tl.load(First + row + 1) - tl.load(First + row)
+    for c0 in range(0, chunks, BLOCK):
+        c = c0 + tl.arange(0, BLOCK)
+        out = Chunk + 3 * (first + c)
+        tl.store(out, row, mask=c < chunks)
+        tl.store(out + 1, start + c * size, mask=c < chunks)
+        tl.store(out + 2, tl.minimum(count - c * size, size), mask=c < chunks)

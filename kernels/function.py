@@ -10,6 +10,7 @@ from torch import Tensor
 from . import gradients, launch
 from .backend import host_stage, require_device
 from .check import TargetCheck, autocast, check_arguments, check_keywords, check_tensors
+from .record import Record
 from .schedule import Schedule, default_schedule
 from .statistics import Statistics
 from .upstream import Upstream
@@ -34,17 +35,17 @@ class _TokenLoss(torch.autograd.Function):
         even: bool,
     ) -> tuple[Tensor, Tensor]:
         call = launch.Call(embeddings, classifier, bias, targets, ignore_index, softcap, variant, schedule)
-        log_mass = launch.room_for_record(call) if any(ctx.needs_input_grad[:2]) else None
-        loss, lse, row_max, log_sum = launch.forward(call, log_mass)
+        record = launch.room_for_record(call) if any(ctx.needs_input_grad[:2]) else None
+        loss, lse, row_max, log_sum = launch.forward(call, record)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(embeddings, classifier, bias, targets, row_max, log_sum, log_mass)
+        ctx.save_for_backward(embeddings, classifier, bias, targets, row_max, log_sum, *(record or ()))
         ctx.options = (ignore_index, softcap, variant, schedule)
         ctx.stats, ctx.even = stats, even
         return loss, lse
 
     @staticmethod
     def backward(ctx: Any, dloss: Tensor | None, dlse: Tensor | None) -> tuple[Tensor | None, ...]:
-        embeddings, classifier, bias, targets, row_max, log_sum, log_mass = ctx.saved_tensors
+        embeddings, classifier, bias, targets, row_max, log_sum, *record = ctx.saved_tensors
         call = launch.Call(embeddings, classifier, bias, targets, *ctx.options)
         wanted = tuple(ctx.needs_input_grad[:3])
         if dloss is None and dlse is None:
@@ -53,7 +54,7 @@ class _TokenLoss(torch.autograd.Function):
             dloss, dlse = (None if x is None else x.resolve_neg() for x in (dloss, dlse))
             upstream = Upstream(dloss=dloss, dlse=dlse, even=ctx.even and dlse is None)
             found: tuple[Tensor | None, ...] = gradients.backward(
-                call, row_max, log_sum, log_mass, upstream, wanted, ctx.stats
+                call, row_max, log_sum, Record(*record) if record else None, upstream, wanted, ctx.stats
             )
         if torch.is_grad_enabled():  # create_graph=True
             inputs = (embeddings, classifier, bias, dloss, dlse)

@@ -16,6 +16,7 @@ from .backward import Residuals, residual_kernel
 from .launch import Call, matrix, operand, options, vector
 from .ordering import mean_logit_order, mean_prob_order
 from .products import Kept, bias_kernel, classifier_kernel, embeddings_kernel, finish_embeddings_kernel
+from .record import Record
 from .sampling import sample_rows
 from .scales import shared_scales
 from .schedule import GROUP_BYTES
@@ -40,23 +41,23 @@ def backward(
     call: Call,
     row_max: Tensor,
     log_sum: Tensor,
-    log_mass: Tensor | None,
+    record: Record | None,
     upstream: Upstream,
     wanted: tuple[bool, bool, bool],
     stats: Statistics | None,
 ) -> Gradients:
-    """dE, dC and dbias, each where `wanted` says so. `log_mass` is what the forward pass recorded for segments."""
+    """dE, dC and dbias, each where `wanted` says so. `record` is what the forward pass left for segments."""
     outputs = (call.embeddings, call.classifier, call.bias)
     if call.shape[0] == 0 or not any(wanted):
         d_e, d_c, d_b = (
             torch.zeros_like(x) if x is not None and w else None for x, w in zip(outputs, wanted, strict=True)
         )
         return d_e, d_c, d_b
-    if log_mass is None:
+    if record is None:
         return _Backward(call, row_max, log_sum, upstream, wanted, stats).run()
     d_e, d_c = None, None
     if wanted[0] or wanted[1]:
-        d_e, d_c = segment_gradients(call, row_max, log_sum, log_mass, upstream, wanted[:2], stats)
+        d_e, d_c = segment_gradients(call, row_max, log_sum, record, upstream, wanted[:2], stats)
     # dbias is complete: it takes in every residual.
     d_b = _Backward(call, row_max, log_sum, upstream, (False, False, True), None).run()[2] if wanted[2] else None
     return d_e, d_c, d_b
@@ -240,7 +241,7 @@ class _Backward:
             e,
             found.scale,
             self.order,
-            out,
+            matrix(out),
             self._kept(found, group.tiles, "c"),
             self.row_blocks,
             group.tile * self.tiles.block_v,
@@ -273,7 +274,7 @@ class _Backward:
         finish_embeddings_kernel[(programs,)](
             acc,
             *self.rows,
-            out,
+            matrix(out),
             self.n,
             self.d,
             self.call.ignore_index,

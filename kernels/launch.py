@@ -15,6 +15,7 @@ from .combine import Partial, combine_kernel
 from .indexed import indexed_dot_kernel
 from .logsumexp import logsumexp_kernel
 from .matrix import Matrix, Vector
+from .record import Record
 from .schedule import ProductTiles, Schedule, Tiles
 from .variant import Variant
 
@@ -40,25 +41,27 @@ class Call:
         return n, self.classifier.shape[0], d
 
 
-def forward(call: Call, log_mass: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """loss, lse, row maximum and log of the sum, each (N,) fp32. Fills `log_mass`, see `forward_partial`."""
-    return combine(call, forward_partial(call, log_mass))
+def forward(call: Call, record: Record | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """loss, lse, row maximum and log of the sum, each (N,) fp32. Fills `record`, see `forward_partial`."""
+    return combine(call, forward_partial(call, record))
 
 
-def room_for_record(call: Call) -> Tensor | None:
-    """(tiles, N) fp32 for what the forward pass records for granularity=segment; None for others."""
+def room_for_record(call: Call) -> Record | None:
+    """For what the forward pass records for granularity=segment; None for others."""
     if call.variant.granularity == "tile":
         return None
     n, v, _ = call.shape
-    tiles = triton.cdiv(v, call.schedule.forward.block_v)
-    return torch.empty((tiles, n), dtype=torch.float32, device=call.embeddings.device)
+    segments = triton.cdiv(v, call.schedule.segment_columns)
+    splits = triton.cdiv(triton.cdiv(v, call.schedule.forward.block_v), call.schedule.tiles_per_split(n, v))
+    device = call.embeddings.device
+    return Record(
+        log_mass=torch.empty((segments, n), dtype=torch.float16, device=device),
+        base=torch.empty((splits, n), dtype=torch.float32, device=device),
+    )
 
 
-def forward_partial(call: Call, log_mass: Tensor | None = None) -> Partial:
-    """What this vocabulary holds of the answer, one row of each result per split.
-
-    `log_mass` (tiles, N) fp32 is filled with the log of every tile's sum of exp(z), row by row.
-    """
+def forward_partial(call: Call, record: Record | None = None) -> Partial:
+    """What this vocabulary holds of the answer, one row of each result per split; fills `record`, if any."""
     n, v, d = call.shape
     tiles, flags = call.schedule.forward, call.variant.flags("target")
     blocks = triton.cdiv(v, tiles.block_v)
@@ -87,7 +90,7 @@ def forward_partial(call: Call, log_mass: Tensor | None = None) -> Partial:
         partial.max,
         partial.sum,
         partial.target_logit if fused else None,
-        log_mass,
+        record,
         call.softcap,
         n,
         v,
@@ -97,6 +100,7 @@ def forward_partial(call: Call, log_mass: Tensor | None = None) -> Partial:
         of_last,
         VARIANT=flags,
         TILES=tiles,
+        SEGMENT=call.schedule.segment_columns,
         E_DESCRIPTOR=e_descriptor,
         C_DESCRIPTOR=c_descriptor,
         **options(tiles, call.schedule),

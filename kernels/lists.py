@@ -14,35 +14,34 @@ import triton
 from torch import Tensor
 
 from .arriving import Arriving
-from .compact import PIECE, compact_kernel, count_kernel
+from .compact import PIECE, chunks_kernel, compact_kernel, count_kernel
 
 
 class Counted:
-    """Members that each owner keeps of `live` (owners, members) int8, being counted."""
+    """Members that each owner keeps of `live` (owners, members) int8, being counted; for chunks of `size`."""
 
-    def __init__(self, live: Tensor) -> None:
-        self.live = live
+    def __init__(self, live: Tensor, size: int) -> None:
+        self._live, self._size = live, size
         owners, members = live.shape
         count = torch.empty((owners, triton.cdiv(members, PIECE)), dtype=torch.int32, device=live.device)
         count_kernel[(count.numel(),)](live, count, members, PIECE=PIECE)
-        self._start = count.view(-1).cumsum(0, dtype=torch.int32) - count.view(-1)
-        self._count = Arriving(count)
+        self._start_of_piece = count.view(-1).cumsum(0, dtype=torch.int32) - count.view(-1)
+        of_owner = count.sum(1, dtype=torch.int32)
+        self._bounds = torch.zeros((2, owners + 1), dtype=torch.int32, device=live.device)  # `start` and `first`
+        self._bounds[0, 1:] = of_owner.cumsum(0)
+        self._bounds[1, 1:] = ((of_owner + (size - 1)) // size).cumsum(0)
+        self._arriving = Arriving(self._bounds)
 
-    def lists(self, size: int) -> Lists:
-        """In chunks of `size`."""
-        count = self._count.wait().numpy().sum(1, dtype=np.int64)
-        owners, chunks = len(count), -(-count // size)
-        start, first = (np.concatenate([[0], x.cumsum()]) for x in (count, chunks))
-        of_chunk = np.repeat(np.arange(owners), chunks)
-        place = (np.arange(first[-1]) - first[of_chunk]) * size
-        chunk = np.stack([of_chunk, start[of_chunk] + place, np.minimum(count[of_chunk] - place, size)], 1)
-        table = torch.from_numpy(np.concatenate([start, first, chunk.reshape(-1)]).astype(np.int32))
-        if self.live.device.type != "cpu":
-            table = table.pin_memory().to(self.live.device, non_blocking=True)
-        starts, firsts, of_chunks = table.split([owners + 1, owners + 1, chunk.size])
-        members = torch.empty(max(int(start[-1]), 1), dtype=torch.int32, device=self.live.device)
-        compact_kernel[(len(self._start),)](self.live, self._start, members, self.live.shape[1], PIECE=PIECE)
-        return Lists(members, starts, firsts, of_chunks, kept=int(start[-1]), firsts=first.tolist())
+    def lists(self) -> Lists:
+        """What was counted."""
+        starts, firsts = self._arriving.wait().numpy()
+        members = torch.empty(max(int(starts[-1]), 1), dtype=torch.int32, device=self._live.device)
+        compact_kernel[(len(self._start_of_piece),)](
+            self._live, self._start_of_piece, members, self._live.shape[1], PIECE=PIECE
+        )
+        del self._live  # in the lists now
+        start, first = self._bounds
+        return Lists(members, start, first, int(starts[-1]), firsts, self._size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +51,21 @@ class Lists:
     members: Tensor  # those of an owner after those of the one before, ascending
     start: Tensor  # (owners + 1,) into `members`
     first: Tensor  # (owners + 1,) into the chunks
-    chunk: Tensor  # (3 chunks,) owner, where its next members begin, how many they are
     kept: int
-    firsts: list[int]  # `first` on the host
+    firsts: np.ndarray  # `first` on the host
+    size: int  # of a chunk
+
+    def table(self) -> Tensor:
+        """(chunks, 3): an owner, where its next members begin, how many they are."""
+        chunk = torch.empty((int(self.firsts[-1]), 3), dtype=torch.int32, device=self.first.device)
+        chunks_kernel[(len(self.firsts) - 1,)](self.start, self.first, chunk, self.size, BLOCK=64)
+        return chunk
 
     def groups(self, most: int) -> Iterator[tuple[int, int, int, int]]:
         """(first owner, owners, first chunk, chunks) with at most `most` chunks, or a single owner."""
         owner, owners = 0, len(self.firsts) - 1
         while owner < owners:
-            end = owner + 1
-            while end < owners and self.firsts[end + 1] - self.firsts[owner] <= most:
-                end += 1
-            yield owner, end - owner, self.firsts[owner], self.firsts[end] - self.firsts[owner]
+            first = int(self.firsts[owner])
+            end = max(owner + 1, int(np.searchsorted(self.firsts, first + most, side="right")) - 1)
+            yield owner, end - owner, first, int(self.firsts[end]) - first
             owner = end

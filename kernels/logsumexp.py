@@ -9,6 +9,7 @@ import triton.language as tl
 
 from .backend import device_function, kernel, stage
 from .logits import add_bias, dot_logits, mask_columns, soft_cap
+from .record import record_mass
 from .rounding import exp
 
 
@@ -25,19 +26,14 @@ def exponentials(z, shift):
 
 
 @stage
-def fold_tile(m, s, z):
-    """The pair (m, s), meaning s e^m, after a tile z (BLOCK_N, BLOCK_V), and the tile's own part of s. s >= 1 as soon
-    as m is finite: the largest logit itself contributes exp(0) = 1. A NaN logit makes s NaN, though max ignores it."""
+def fold_tile(m, s, z, SEGMENT: tl.constexpr):
+    """The pair (m, s), meaning s e^m, after a tile z (BLOCK_N, BLOCK_V), and its segments' own parts of s. s >= 1 as
+    soon as m is finite: the largest logit itself contributes exp(0) = 1. A NaN logit makes s NaN, though max ignores
+    it."""
     top = tl.maximum(m, tl.max(z, 1))
     shift = finite_or_zero(top)
-    part = tl.sum(exponentials(z, shift), 1)
-    return top, s * exp(m - shift) + part, part
-
-
-@device_function
-def record_mass(m, part):
-    """The log of the sum of exp(z) over a tile, from its `part` of the running sum with the maximum m."""
-    return finite_or_zero(m) + tl.log(part)
+    parts = tl.sum(tl.reshape(exponentials(z, shift), (z.shape[0], z.shape[1] // SEGMENT, SEGMENT)), 2)
+    return top, s * exp(m - shift) + tl.sum(parts, 1), parts
 
 
 @device_function
@@ -55,13 +51,15 @@ def visit_tile(
     m,
     s,
     z_target,
+    base,
     E,
     C,
     Bias,
-    LogMass,
+    Record,
     target,
     row0,
     tile,
+    first,
     softcap,
     N,
     V,
@@ -69,10 +67,11 @@ def visit_tile(
     RAGGED: tl.constexpr,
     VARIANT: tl.constexpr,
     TILES: tl.constexpr,
+    SEGMENT: tl.constexpr,
     E_DESCRIPTOR: tl.constexpr,
     C_DESCRIPTOR: tl.constexpr,
 ):
-    """(m, s, z_target) after one tile of logits; RAGGED for a tile that reaches past the vocabulary."""
+    """(m, s, z_target, base) after one tile of logits; RAGGED for a tile that reaches past the vocabulary."""
     rows = row0 + tl.arange(0, TILES.block_n)
     col0 = tile * TILES.block_v
     cols = col0 + tl.arange(0, TILES.block_v)
@@ -81,11 +80,14 @@ def visit_tile(
     z = soft_cap(add_bias(z, Bias, cols, col_mask), softcap)
     if RAGGED:
         z = mask_columns(z, col_mask)
-    m, s, part = fold_tile(m, s, z)
-    if LogMass is not None:
-        tl.store(LogMass + tl.cast(tile, tl.int64) * N + rows, record_mass(m, part), mask=rows < N)
+    m, s, parts = fold_tile(m, s, z, SEGMENT)
+    if Record is not None:
+        finite = finite_or_zero(m)
+        base = tl.where(tile == first, finite, base)
+        SEGMENTS: tl.constexpr = TILES.block_v // SEGMENT
+        record_mass(Record, finite, base, parts, tile * SEGMENTS + tl.arange(0, SEGMENTS), rows, N, V, SEGMENT)
     # An int64 that is too large for int32 is no target: what it wraps to may be picked, for a row that is ignored.
-    return m, s, pick_target(z_target, z, (target - col0).to(tl.int32), VARIANT, TILES)
+    return m, s, pick_target(z_target, z, (target - col0).to(tl.int32), VARIANT, TILES), base
 
 
 @device_function
@@ -97,7 +99,7 @@ def visit_split(
     Max,
     Sum,
     TargetLogit,
-    LogMass,
+    Record,
     row0,
     split,
     tiles_per_split,
@@ -107,6 +109,7 @@ def visit_split(
     D,
     VARIANT: tl.constexpr,
     TILES: tl.constexpr,
+    SEGMENT: tl.constexpr,
     E_DESCRIPTOR: tl.constexpr,
     C_DESCRIPTOR: tl.constexpr,
 ):
@@ -117,23 +120,26 @@ def visit_split(
     m = tl.full((TILES.block_n,), float("-inf"), tl.float32)
     s = tl.full((TILES.block_n,), 0.0, tl.float32)
     z_target = tl.full((TILES.block_n,), 0.0, tl.float32)
+    base = tl.full((TILES.block_n,), 0.0, tl.float32)
     first = split * tiles_per_split
     last = tl.minimum(first + tiles_per_split, tl.cdiv(V, TILES.block_v))
     whole = tl.minimum(last, V // TILES.block_v)
     # Flattened, the loads of a tile's first products run while the tile before is exponentiated.
     for tile in tl.range(first, whole, flatten=True):
-        m, s, z_target = visit_tile(
-            m, s, z_target, E, C, Bias, LogMass, target, row0, tile, softcap, N, V, D,
-            False, VARIANT, TILES, E_DESCRIPTOR, C_DESCRIPTOR
+        m, s, z_target, base = visit_tile(
+            m, s, z_target, base, E, C, Bias, Record, target, row0, tile, first, softcap, N, V, D,
+            False, VARIANT, TILES, SEGMENT, E_DESCRIPTOR, C_DESCRIPTOR
         )  # fmt: skip
     if whole < last:
-        m, s, z_target = visit_tile(
-            m, s, z_target, E, C, Bias, LogMass, target, row0, whole, softcap, N, V, D,
-            True, VARIANT, TILES, E_DESCRIPTOR, C_DESCRIPTOR
+        m, s, z_target, base = visit_tile(
+            m, s, z_target, base, E, C, Bias, Record, target, row0, whole, first, softcap, N, V, D,
+            True, VARIANT, TILES, SEGMENT, E_DESCRIPTOR, C_DESCRIPTOR
         )  # fmt: skip
     out = split.to(tl.int64) * N + rows
     tl.store(Max + out, m, mask=row_mask)
     tl.store(Sum + out, s, mask=row_mask)
+    if Record is not None:
+        tl.store(Record.base + out, base, mask=row_mask)
     if VARIANT.target == "fused":
         tl.store(TargetLogit + out, z_target, mask=row_mask)
 
@@ -147,7 +153,7 @@ def logsumexp_kernel(
     Max,  # (splits, N) fp32, as are the next two
     Sum,
     TargetLogit,
-    LogMass,  # (tiles, N) fp32; None where no backward pass wants it
+    Record,  # None where no backward pass wants it
     softcap,
     N,
     V,
@@ -157,6 +163,7 @@ def logsumexp_kernel(
     blocks_of_last_split,
     VARIANT: tl.constexpr,
     TILES: tl.constexpr,
+    SEGMENT: tl.constexpr,  # columns that are summed, and recorded, apart
     E_DESCRIPTOR: tl.constexpr,
     C_DESCRIPTOR: tl.constexpr,
 ):
@@ -169,8 +176,8 @@ def logsumexp_kernel(
     if split < whole_splits:
         row0 = (tl.program_id(0) % row_blocks) * TILES.block_n
         visit_split(
-            E, C, Bias, Target, Max, Sum, TargetLogit, LogMass, row0, split, tiles_per_split, softcap, N, V, D,
-            VARIANT, TILES, E_DESCRIPTOR, C_DESCRIPTOR
+            E, C, Bias, Target, Max, Sum, TargetLogit, Record, row0, split, tiles_per_split, softcap, N, V, D,
+            VARIANT, TILES, SEGMENT, E_DESCRIPTOR, C_DESCRIPTOR
         )  # fmt: skip
     else:
         split = tl.cast(whole_splits, tl.int32)
@@ -178,6 +185,6 @@ def logsumexp_kernel(
         end = tl.minimum(block + blocks_of_last_split, row_blocks)
         for row0 in range(block * TILES.block_n, end * TILES.block_n, TILES.block_n):
             visit_split(
-                E, C, Bias, Target, Max, Sum, TargetLogit, LogMass, row0, split, tiles_per_split, softcap, N, V, D,
-                VARIANT, TILES, E_DESCRIPTOR, C_DESCRIPTOR
+                E, C, Bias, Target, Max, Sum, TargetLogit, Record, row0, split, tiles_per_split, softcap, N, V, D,
+                VARIANT, TILES, SEGMENT, E_DESCRIPTOR, C_DESCRIPTOR
             )  # fmt: skip

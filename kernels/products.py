@@ -13,7 +13,7 @@ import triton.language as tl
 
 from .accumulate import HEADROOM, add, load_sums, no_sums, rescale, store_sums
 from .backend import IS_INTERPRETED, device_function, kernel, stage
-from .matrix import load_rows
+from .matrix import load_rows, store_rows
 from .residual import load_row_data
 from .rounding import dot, downcast, upcast
 
@@ -192,9 +192,7 @@ def classifier_kernel(
     place = first + place0 + tl.arange(0, ROWS)
     mask = place < V
     cols = place if Ordering is None else tl.load(Ordering + place, mask=mask, other=0)
-    j = d0 + tl.arange(0, PRODUCT.columns)
-    offsets = cols.to(tl.int64)[:, None] * D + j[None, :]
-    tl.store(Out + offsets, cast_output(upcast(s), Out.dtype.element_ty), mask=mask[:, None] & (j < D)[None, :])
+    store_rows(Out, cols, mask, d0, cast_output(upcast(s), Out.ptr.dtype.element_ty))
 
 
 @stage
@@ -221,12 +219,11 @@ def finish_embeddings_kernel(
     """dE of complete sums: back to the scale of the result, and to its dtype. Programs as in embeddings_kernel."""
     slices = tl.cdiv(D, COLUMNS)
     i = (tl.program_id(0) // slices) * ROWS + tl.arange(0, ROWS)
-    j = (tl.program_id(0) % slices) * COLUMNS + tl.arange(0, COLUMNS)
     rows = load_row_data(Target, RowMax, LogSum, DLoss, DLse, i, N, ignore_index)
     s, _ = load_sums(Acc, tl.program_id(0), ROWS, COLUMNS)
     s = rescale(upcast(s), rows.scale[:, None], Acc.sum.dtype.element_ty)
-    offsets = i.to(tl.int64)[:, None] * D + j[None, :]
-    tl.store(Out + offsets, cast_output(s, Out.dtype.element_ty), mask=(i < N)[:, None] & (j < D)[None, :])
+    d0 = (tl.program_id(0) % slices) * COLUMNS
+    store_rows(Out, i, i < N, d0, cast_output(s, Out.ptr.dtype.element_ty))
 
 
 @stage

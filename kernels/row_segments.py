@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""dC of what rows keep: a row segment is one row of E and BLOCK_V columns of the vocabulary, a row of a tile.
+"""dC of what rows keep: a row segment is one row of E and BLOCK_V columns of the vocabulary, here a row of a tile.
 
 The forward pass recorded the probability of every segment. Where that is under eps no entry is above it, and nothing is
 computed again; the rows that are left of a vocabulary tile are gathered, so that their products are dense tiles.
@@ -7,50 +7,58 @@ computed again; the rows that are left of a vocabulary tile are gathered, so tha
 
 import triton.language as tl
 
-from .backend import commits, kernel
+from .backend import commits, device_function, kernel
 from .backward import recompute_logits
-from .matrix import gather_rows, load_rows
+from .matrix import gather_rows, load_rows, store_rows
 from .products import WHOLE, cast_output
+from .record import load_log_mass
 from .residual import cast_residual, is_live, load_row_data, logit_gradient, softmax
 from .rounding import dot, exp
 from .scales import relative_scale
 from .tail import add_tail
 
 
+@device_function
+def share_of(log_mass, rows):
+    """(segments, BLOCK_N) probability of each row."""
+    return exp((log_mass - rows.max[None, :]) - rows.log_sum[None, :])
+
+
 @kernel
 def live_rows_kernel(
-    LogMass,  # (tiles, N) fp32
+    Record,
     Target,
     RowMax,
     LogSum,
     DLoss,
     DLse,
-    Live,  # (tiles, N) int8
+    Live,  # (segments, N) int8
     Lost,  # (N,) fp32
     eps,
-    tiles,
+    segments,
+    per_split,  # of them
     N,
     ignore_index,
     BLOCK: tl.constexpr,
-    BLOCK_V: tl.constexpr,
+    ROWS: tl.constexpr,
+    SEGMENT: tl.constexpr,
 ):
-    """Which segments are kept, and the probability in the others; one program per BLOCK rows.
+    """Which segments are kept, and the probability in the others; one program per ROWS of them.
 
     A segment's entries are at most its probability times their row's upstream gradients. Its target's may be as large
     as those, so that a target's segment is kept unless eps is 1 or more.
     """
-    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    i = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     rows = load_row_data(Target, RowMax, LogSum, DLoss, DLse, i, N, ignore_index)
-    lost = tl.full((BLOCK,), 0.0, tl.float64)  # whatever the threads that add
-    for first in range(0, tiles, BLOCK):
-        tile = first + tl.arange(0, BLOCK)
-        mask = (tile < tiles)[:, None] & (i < N)[None, :]
-        offsets = tile.to(tl.int64)[:, None] * N + i[None, :]
-        log_mass = tl.load(LogMass + offsets, mask=mask, other=float("-inf"))
-        mass = exp((log_mass - rows.max[None, :]) - rows.log_sum[None, :])
-        largest = tl.where(tile[:, None] == (rows.target // BLOCK_V)[None, :], 1.0, mass)
+    lost = tl.full((ROWS,), 0.0, tl.float64)  # whatever the threads that add
+    for first in range(0, segments, BLOCK):
+        segment = first + tl.arange(0, BLOCK)
+        mask = (segment < segments)[:, None] & (i < N)[None, :]
+        log_mass, above = load_log_mass(Record, segment, i, mask, per_split, N)
+        mass, largest = share_of(log_mass, rows), share_of(above, rows)
+        largest = tl.where(segment[:, None] == (rows.target // SEGMENT)[None, :], 1.0, largest)
         live = is_live(largest * rows.size[None, :], rows.size[None, :], eps) & rows.valid[None, :]
-        tl.store(Live + offsets, live.to(tl.int8), mask=mask)
+        tl.store(Live + segment.to(tl.int64)[:, None] * N + i[None, :], live.to(tl.int8), mask=mask)
         lost += tl.sum(tl.where(mask & rows.valid[None, :] & (live == 0), mass, 0.0).to(tl.float64), 0)
     tl.store(Lost + i, lost.to(tl.float32), mask=i < N)
 
@@ -69,7 +77,7 @@ def row_residuals_kernel(
     Chunk,  # (chunks, 3) int32: a tile of the vocabulary, where its next rows begin, how many they are
     Top,  # (1,) fp32 power of two, the scale of dC's residuals
     Out,  # (chunks BLOCK_N, BLOCK_V)
-    Live,  # the same, int8: which entries are live
+    Live,  # (chunks BLOCK_N, BLOCK_V / 8) uint8: which entries are live, a bit each
     softcap,
     eps,
     first,
@@ -96,15 +104,31 @@ def row_residuals_kernel(
     g = logit_gradient(softmax(z, rows), raw, rows, cols, col_mask, V, softcap)
     live = is_live(tl.abs(g), rows.size[:, None], eps) | ((cols[None, :] == rows.target[:, None]) & (eps < 1))
     relative = rows.scale if DTYPE == tl.float32 else relative_scale(rows.scale, tl.load(Top))  # noqa: SIM300
-    out = (tl.program_id(0).to(tl.int64) * TILES.block_n + place)[:, None] * TILES.block_v
-    out += tl.arange(0, TILES.block_v)[None, :]
+    line = (tl.program_id(0).to(tl.int64) * TILES.block_n + place)[:, None]
+    out = line * TILES.block_v + tl.arange(0, TILES.block_v)[None, :]
     tl.store(Out + out, cast_residual(g * relative[:, None], DTYPE))
-    tl.store(Live + out, (live & rows.valid[:, None] & col_mask[None, :]).to(tl.int8))
+    BYTES: tl.constexpr = TILES.block_v // 8
+    bits = pack_bits(live & rows.valid[:, None] & col_mask[None, :])
+    tl.store(Live + line * BYTES + tl.arange(0, BYTES)[None, :], bits)
+
+
+@device_function
+def pack_bits(x):
+    """(n, k / 8) uint8 of (n, k) truths, the first in the lowest bit."""
+    bits = x.to(tl.int32) << (tl.arange(0, x.shape[1]) % 8)[None, :]
+    return tl.sum(tl.reshape(bits, (x.shape[0], x.shape[1] // 8, 8)), 2).to(tl.uint8)
+
+
+@device_function
+def unpack_bits(bits):
+    """(n, 8 k) int8, 0 or 1 each."""
+    x = (bits.to(tl.int32)[:, :, None] >> tl.arange(0, 8)[None, None, :]) & 1
+    return tl.reshape(x, (bits.shape[0], 8 * bits.shape[1])).to(tl.int8)
 
 
 @kernel
 def mark_words_kernel(
-    Live,  # (chunks BLOCK_N, BLOCK_V) int8 of this group
+    Live,  # (chunks BLOCK_N, BLOCK_V / 8) uint8 of this group
     Rows,
     Chunk,
     Words,  # (row blocks, V) int8: of which words some row of a block has a live entry
@@ -121,12 +145,12 @@ def mark_words_kernel(
     cols = tile * TILES.block_v + tl.arange(0, TILES.block_v)
     for k in range(0, TILES.block_n, STEP):
         place = k + tl.arange(0, STEP)
-        mask = (place < count)[:, None] & (cols < V)[None, :]
         i = tl.load(Rows + start + place, mask=place < count, other=0)
-        at = (tl.program_id(0) * TILES.block_n + place).to(tl.int64)[:, None] * TILES.block_v
-        live = tl.load(Live + at + tl.arange(0, TILES.block_v)[None, :], mask=mask, other=0)
+        BYTES: tl.constexpr = TILES.block_v // 8
+        at = (tl.program_id(0) * TILES.block_n + place).to(tl.int64)[:, None] * BYTES
+        live = unpack_bits(tl.load(Live + at + tl.arange(0, BYTES)[None, :]))  # nothing is, past `count` or V
         words = Words + (i // TILES.block_n).to(tl.int64)[:, None] * V + cols[None, :]
-        tl.store(words, live, mask=mask & (live != 0))
+        tl.store(words, live, mask=live != 0)
 
 
 @commits("tile_product")
@@ -137,7 +161,6 @@ def segment_product(
     start,
     count,
     first,
-    chunks,
     out0,
     d0,
     CHUNK: tl.constexpr,
@@ -153,10 +176,13 @@ def segment_product(
     STEP: tl.constexpr = CHUNK if WHOLE or PRODUCT.depth > CHUNK else PRODUCT.depth
     v = tl.full((ROWS, PRODUCT.columns), 0.0, tl.float32)
     out = tl.arange(0, ROWS)
-    for k0 in range(0, chunks * CHUNK, STEP):
+    ahead = tl.arange(0, STEP)
+    here = tl.load(List + start + ahead, mask=ahead < count, other=0)
+    for k0 in range(0, count, STEP):
         k = k0 + tl.arange(0, STEP)
-        here = tl.load(List + start + k, mask=k < count, other=0)
         m = gather_rows(M, here, k < count, d0, PRODUCT.columns)
+        ahead = k + STEP  # a gather that waits for its own numbers is fetched one step ahead at most
+        here = tl.load(List + start + ahead, mask=ahead < count, other=0)
         if TRANSPOSED:
             place0 = first * CHUNK + k0
             g = tl.trans(load_rows(G, place0, place0 + tl.arange(0, STEP), k >= 0, out0, ROWS, G_DESCRIPTOR))
@@ -195,14 +221,13 @@ def row_segments_kernel(
     d0 = (tl.program_id(0) % slices) * PRODUCT.columns
     start, chunk = tl.load(Start + tile), tl.load(First + tile)
     v = segment_product(
-        G, E, Rows, start, tl.load(Start + tile + 1) - start, chunk - first, tl.load(First + tile + 1) - chunk,
-        out0, d0, TILES.block_n, ROWS, True, PRODUCT, G_DESCRIPTOR
+        G, E, Rows, start, tl.load(Start + tile + 1) - start, chunk - first, out0, d0, TILES.block_n, ROWS, True,
+        PRODUCT, G_DESCRIPTOR
     )  # fmt: skip
     v = v * tl.load(Top)
     cols = tile * TILES.block_v + out0 + tl.arange(0, ROWS)
-    j = d0 + tl.arange(0, PRODUCT.columns)
     if Share is not None:
+        j = d0 + tl.arange(0, PRODUCT.columns)
         share = tl.load(Share + cols, mask=cols < V, other=0.0)
-        v = add_tail(v, share, tl.load(Pull + j, mask=j < D, other=0.0))
-    offsets = cols.to(tl.int64)[:, None] * D + j[None, :]
-    tl.store(Out + offsets, cast_output(v, Out.dtype.element_ty), mask=(cols < V)[:, None] & (j < D)[None, :])
+        v = add_tail(v, share, tl.load(Pull + j, mask=j < Out.columns, other=0.0))
+    store_rows(Out, cols, cols < V, d0, cast_output(v, Out.ptr.dtype.element_ty))

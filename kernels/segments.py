@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import triton
 from torch import Tensor
@@ -10,17 +12,20 @@ from .backend import IS_INTERPRETED, TL_DTYPES
 from .column_segments import column_residuals_kernel, column_segments_kernel
 from .launch import Call, matrix, operand, options, vector
 from .lists import Counted, Lists
+from .record import Record
 from .row_segments import live_rows_kernel, mark_words_kernel, row_residuals_kernel, row_segments_kernel
 from .sampling import sample_rows
 from .scales import shared_scales
+from .schedule import Tiles
 from .statistics import Statistics
 from .tail import pull_kernel, tail_share_kernel
 from .upstream import Upstream
 
-GROUP_BYTES = 2**25
+GROUP_BYTES = 5 * 2**23
 """Memory for the residuals that are held at once."""
 
 BLOCK = 64
+ROWS = 32
 PARTS = 128
 """Partial sums of the tail's two products, which fill a GPU."""
 
@@ -29,13 +34,13 @@ def segment_gradients(
     call: Call,
     row_max: Tensor,
     log_sum: Tensor,
-    log_mass: Tensor,
+    record: Record,
     upstream: Upstream,
     wanted: tuple[bool, bool],
     stats: Statistics | None,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """dE and dC of granularity=segment, each where `wanted` says so; `log_mass` is the forward pass's record."""
-    return _Segments(call, row_max, log_sum, log_mass, upstream, stats).run(*wanted)
+    """dE and dC of granularity=segment, each where `wanted` says so."""
+    return _Segments(call, row_max, log_sum, record, upstream, stats).run(*wanted)
 
 
 class _Segments:
@@ -46,15 +51,17 @@ class _Segments:
         call: Call,
         row_max: Tensor,
         log_sum: Tensor,
-        log_mass: Tensor,
+        record: Record,
         upstream: Upstream,
         stats: Statistics | None,
     ) -> None:
-        self.call, self.log_mass, self.stats = call, log_mass, stats
-        self.tiles, self.product = call.schedule.segments, call.schedule.product
+        self.call, self.record, self.stats = call, record, stats
+        self.of_rows, self.of_columns = call.schedule.row_segments, call.schedule.column_segments
+        self.product = call.schedule.product
         self.dtype, self.device = call.embeddings.dtype, call.embeddings.device
         self.n, self.v, self.d = call.shape
-        self.row_blocks = triton.cdiv(self.n, self.tiles.block_n)
+        self.segments = len(record.log_mass)
+        self.row_blocks = triton.cdiv(self.n, self.of_rows.block_n)
         spacing = torch.finfo(self.dtype).eps
         self.eps, self.eps_e = call.variant.threshold(spacing), call.variant.threshold_e(spacing)
         self.bias, self.softcap = vector(call.bias), call.softcap
@@ -62,56 +69,55 @@ class _Segments:
         self.upstream = upstream
         self.rows = (vector(call.targets), row_max, log_sum, vector(upstream.dloss), vector(upstream.dlse))
         self.size = {"BLOCK": BLOCK, "enable_fp_fusion": call.schedule.fp_fusion}
-        self.most = max(1, GROUP_BYTES // (self.tiles.block_n * self.tiles.block_v * call.embeddings.element_size()))
 
     def run(self, want_e: bool, want_c: bool) -> tuple[Tensor | None, Tensor | None]:
         call = self.call
         live, lost, top = self._live_rows()
-        counted = Counted(live)
+        counted = Counted(live, self.of_rows.block_n)
         # Till the count is there the device does what needs no lists.
-        share = pull_e = pull_c = None
+        share = pull_c = None
         if call.variant.tail == "rank1":
-            share = self._tail_share(live, lost)
+            share = self._tail_share(live)
             pull_c = self._pull(call.embeddings, self._given_back(lost)) if want_c else None
         if self.stats is not None:
             self.stats.tail_share, self.stats.segments_c = share, live
-        lists = counted.lists(self.tiles.block_n)
-        del live, counted
         words = torch.zeros((self.row_blocks, self.v), dtype=torch.int8, device=self.device)
-        d_classifier, marked = self._classifier(lists, top, share, pull_c, words, want_c)
-        if want_c:
-            self._count("c", lists, lost, len(self.log_mass) * self.n)
-        if share is not None and want_e:
-            pull_e = self._pull(call.classifier, share)  # only now: the host waits for the words of dE
-        d_embeddings = self._embeddings(marked, pull_e) if want_e else None
-        return d_embeddings, d_classifier
+        del live
+        if want_e and self.stats is not None:
+            self.stats.segments_e = words
+        d_classifier, marked = self._classifier(counted, lost, top, share, pull_c, words, want_c)
+        return self._embeddings(marked, share) if want_e else None, d_classifier
 
     def _live_rows(self) -> tuple[Tensor, Tensor, Tensor]:
-        """(tiles, N) int8 segments that are kept, (N,) probability in the others, (1,) scale of dC's residuals."""
-        live = torch.empty(self.log_mass.shape, dtype=torch.int8, device=self.device)
+        """(segments, N) int8 which are kept, (N,) probability in the others, (1,) scale of dC's residuals."""
+        live = torch.empty((self.segments, self.n), dtype=torch.int8, device=self.device)
+        schedule = self.call.schedule
+        per_tile = schedule.forward.block_v // schedule.segment_columns
         lost = torch.empty(self.n, device=self.device)
-        live_rows_kernel[(triton.cdiv(self.n, BLOCK),)](
-            self.log_mass,
+        live_rows_kernel[(triton.cdiv(self.n, ROWS),)](
+            self.record,
             *self.rows,
             live,
             lost,
             self.eps,
-            len(self.log_mass),
+            self.segments,
+            schedule.tiles_per_split(self.n, self.v) * per_tile,
             self.n,
             self.call.ignore_index,
-            BLOCK_V=self.tiles.block_v,
+            ROWS=ROWS,
+            SEGMENT=schedule.segment_columns,
             **self.size,
         )
         top: Tensor = shared_scales(  # type: ignore[no-untyped-call]
-            self.rows, self.call.shape, self.tiles.block_n, self.row_blocks, self.call.ignore_index, self.dtype
+            self.rows, self.call.shape, self.of_rows.block_n, 1, self.call.ignore_index, self.dtype
         )
-        return live, lost, top
+        return live, lost, top.amax().reshape(1)
 
-    def _tail_share(self, live: Tensor, lost: Tensor) -> Tensor:
+    def _tail_share(self, live: Tensor) -> Tensor:
         """(V,) fp32 how the probability that sampled rows lose is spread; 0 where they lose none."""
         call = self.call
         sample = sample_rows(call.targets, call.ignore_index)
-        share = torch.empty(self.v, device=self.device)
+        share, lost = (torch.empty(size, device=self.device) for size in (self.v, len(live)))
         tail_share_kernel[(len(live),)](
             matrix(call.embeddings),
             matrix(call.classifier),
@@ -121,30 +127,39 @@ class _Segments:
             sample,
             live,
             share,
+            lost,
             self.softcap,
             len(sample),
             self.n,
             self.v,
             self.d,
-            TILES=self.tiles,
-            **options(self.tiles, call.schedule),
+            TILES=self.of_rows,
+            **options(self.of_rows, call.schedule),
         )
-        total = lost[sample].sum()
+        total = lost.sum()
         return torch.where(total > 0, share / total, 0.0)
 
     def _classifier(
-        self, lists: Lists, top: Tensor, share: Tensor | None, pull: Tensor | None, words: Tensor, wanted: bool
+        self,
+        counted: Counted,
+        lost: Tensor,
+        top: Tensor,
+        share: Tensor | None,
+        pull: Tensor | None,
+        words: Tensor,
+        wanted: bool,
     ) -> tuple[Tensor | None, Counted]:
         """dC, where it is wanted; marks in `words` (row blocks, V) what has a live entry, and has that counted."""
-        call, tiles = self.call, self.tiles
+        call, tiles = self.call, self.of_rows
         out = torch.empty((self.v, self.d), dtype=self.dtype, device=self.device) if wanted else None
         e = matrix(call.embeddings)
         c, c_descriptor = operand(call.classifier, (tiles.block_v, tiles.block_d), call.schedule)
         step, rows = self.product.step(tiles.block_n), min(self.product.rows, tiles.block_v)
         slices = triton.cdiv(self.d, self.product.columns)
-        groups = list(lists.groups(self.most))
-        most = max(chunks for *_, chunks in groups)
-        residuals, live = self._room(most, self.dtype), self._room(most, torch.int8)
+        lists = counted.lists()
+        chunk, groups = lists.table(), self._groups(lists, tiles)
+        residuals = self._room(groups, tiles)
+        live = torch.empty((len(residuals), tiles.block_v // 8), dtype=torch.uint8, device=self.device)
         g, g_descriptor = operand(residuals, (step, rows), call.schedule)
         marked: Counted | None = None
         for tile, count, first, chunks in groups:
@@ -155,7 +170,7 @@ class _Segments:
                     self.bias,
                     *self.rows,
                     lists.members,
-                    lists.chunk,
+                    chunk,
                     top,
                     residuals,
                     live,
@@ -172,10 +187,10 @@ class _Segments:
                     **options(tiles, call.schedule),
                 )
                 mark_words_kernel[(chunks,)](
-                    live, lists.members, lists.chunk, words, first, self.n, self.v, TILES=tiles, STEP=16
+                    live, lists.members, chunk, words, first, self.n, self.v, TILES=tiles, STEP=16
                 )
             if marked is None and first + chunks == lists.firsts[-1]:  # all words are marked
-                marked = Counted(words)
+                marked = Counted(words, self.of_columns.block_v)
             if out is not None:
                 row_segments_kernel[(count * (tiles.block_v // rows) * slices,)](
                     g,
@@ -186,7 +201,7 @@ class _Segments:
                     top,
                     share,
                     pull,
-                    out,
+                    matrix(out),
                     tile,
                     first,
                     self.v,
@@ -198,33 +213,39 @@ class _Segments:
                     **options(self.product, call.schedule),
                 )
         assert marked is not None
+        if wanted:
+            self._count("c", lists, lost, self.segments * self.n)
         return out, marked
 
-    def _embeddings(self, marked: Counted, pull: Tensor | None) -> Tensor:
-        call, tiles = self.call, self.tiles
-        lists = marked.lists(tiles.block_v)
-        if self.stats is not None:
-            self.stats.segments_e = marked.live
+    def _embeddings(self, marked: Counted, share: Tensor | None) -> Tensor:
+        call, tiles = self.call, self.of_columns
+        # Till the words are counted the device does what needs no lists.
+        pull = None if share is None else self._pull(call.classifier, share)
         out = torch.empty((self.n, self.d), dtype=self.dtype, device=self.device)
-        kept = torch.empty((lists.firsts[-1], tiles.block_n), device=self.device)
         lost = torch.empty(self.n, device=self.device)
         e, e_descriptor = operand(call.embeddings, (tiles.block_n, tiles.block_d), call.schedule)
         c = matrix(call.classifier)
-        groups = list(lists.groups(self.most))
-        residuals = self._room(max(chunks for *_, chunks in groups), self.dtype)
+        lists = marked.lists()
+        kept = torch.empty((lists.firsts[-1], tiles.block_n), device=self.device)
+        groups = self._groups(lists, tiles)
+        residuals = self._room(groups, tiles)
         g, g_descriptor = operand(residuals, (tiles.block_n, self.product.step(tiles.block_v)), call.schedule)
         for block, count, first, chunks in groups:
             if chunks:
-                column_residuals_kernel[(chunks,)](
+                longest = max(b - a for a, b in pairwise(lists.firsts[block : block + count + 1].tolist()))
+                column_residuals_kernel[(count * longest,)](
                     e,
                     c,
                     self.bias,
                     *self.rows,
                     lists.members,
-                    lists.chunk,
+                    lists.start,
+                    lists.first,
                     residuals,
                     kept,
                     self.softcap,
+                    block,
+                    count,
                     first,
                     self.n,
                     self.v,
@@ -245,7 +266,7 @@ class _Segments:
                 kept,
                 pull,
                 lost,
-                out,
+                matrix(out),
                 block,
                 first,
                 self.n,
@@ -260,10 +281,14 @@ class _Segments:
         self._count("e", lists, lost, self.row_blocks * self.v)
         return out
 
-    def _room(self, chunks: int, dtype: torch.dtype) -> Tensor:
-        """For a number of each residual of some chunks."""
-        shape = (max(chunks, 1) * self.tiles.block_n, self.tiles.block_v)
-        return torch.empty(shape, dtype=dtype, device=self.device)
+    def _groups(self, lists: Lists, tiles: Tiles) -> list[tuple[int, int, int, int]]:
+        """Of as many chunks as GROUP_BYTES hold."""
+        return list(lists.groups(max(1, GROUP_BYTES // (tiles.block_n * tiles.block_v * self.dtype.itemsize))))
+
+    def _room(self, groups: list[tuple[int, int, int, int]], tiles: Tiles) -> Tensor:
+        """For the residuals of any of the groups."""
+        chunks = max(1, *(chunks for *_, chunks in groups))
+        return torch.empty((chunks * tiles.block_n, tiles.block_v), dtype=self.dtype, device=self.device)
 
     def _given_back(self, lost: Tensor) -> Tensor:
         """(N,) fp32: what rows lost, times their upstream gradients. An ignored row, whose may be NaN, lost nothing."""

@@ -11,8 +11,8 @@ from torch import Tensor
 class Statistics:
     """Pass an empty one as `stats`; the backward pass fills what belongs to the gradients it computes.
 
-    Counts are of (BLOCK_N, BLOCK_V) tiles of the backward schedule; with granularity=segment, of the rows of such tiles
-    for dC and of their columns for dE. Mass is the softmax probability that each row has
+    Counts are of (BLOCK_N, BLOCK_V) tiles of the backward schedule; with granularity=segment, of segments: one row and
+    some columns for dC, one column and a block of rows for dE. Mass is the softmax probability that each row has
     in what was skipped; ignored rows have none.
     """
 
@@ -23,8 +23,8 @@ class Statistics:
     tiles_skipped_c: int | None = None
     filtered_mass_c: Tensor | None = None  # (N,) fp32
     order: Tensor | None = None  # (V,) int64 vocabulary ids in the order of the backward pass; None is natural
-    segments_e: Tensor | None = None  # (row blocks, V) int8: columns of tiles that dE kept, with granularity=segment
-    segments_c: Tensor | None = None  # (tiles, N) int8: rows of tiles that dC kept
+    segments_e: Tensor | None = None  # (row blocks, V) int8: which dE kept, with granularity=segment
+    segments_c: Tensor | None = None  # (segments, N) int8: which dC kept
     tail_share: Tensor | None = None  # (V,) fp32 along which tail=rank1 gives back what rows lost; None without a tail
 
     def kept(self) -> dict[str, float]:

@@ -30,8 +30,9 @@ def tail_share_kernel(
     RowMax,
     LogSum,
     Sample,  # (samples,) int64 row numbers
-    Live,  # (tiles, N) int8
+    Live,  # (segments, N) int8
     Share,  # (V,) fp32
+    Lost,  # (segments,) fp32
     softcap,
     samples,
     N,
@@ -39,19 +40,23 @@ def tail_share_kernel(
     D,
     TILES: tl.constexpr,
 ):
-    """Softmax of the sampled rows in the segments that they drop, times the softcap's slope, summed over them; one
-    program per tile of the vocabulary."""
+    """Softmax of the sampled rows in the segments that they drop, times the softcap's slope, summed over them; and
+    without the slope, over words as well. One program per segment of the vocabulary."""
     place0 = tl.program_id(0) * TILES.block_v
     cols = place0 + tl.arange(0, TILES.block_v)
     col_mask = cols < V
     total = tl.full((TILES.block_v,), 0.0, tl.float32)
+    lost = tl.full((TILES.block_v,), 0.0, tl.float32)
     for first in range(0, samples, TILES.block_n):
         rows, mask, raw, p = sampled_softmax(
             E, C, Bias, RowMax, LogSum, Sample, first, samples, place0, cols, col_mask, D, softcap, TILES
         )  # fmt: skip
         live = tl.load(Live + tl.program_id(0).to(tl.int64) * N + rows, mask=mask, other=1)
-        total += tl.sum(tl.where((live == 0)[:, None], soft_cap_slope(p, raw, softcap), 0.0), 0)
+        dropped = (live == 0)[:, None] & col_mask[None, :]
+        total += tl.sum(tl.where(dropped, soft_cap_slope(p, raw, softcap), 0.0), 0)
+        lost += tl.sum(tl.where(dropped, p, 0.0), 0)
     tl.store(Share + cols, total, mask=col_mask)
+    tl.store(Lost + tl.program_id(0), tl.sum(lost, 0))
 
 
 @kernel

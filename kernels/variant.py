@@ -35,8 +35,8 @@ class Variant:
     eps: float | None = None
     """Entries with ``|g| <= eps * s`` are negligible; None is finfo(dtype).eps / 32."""
     eps_e: float | None = None
-    """Of granularity=segment, the threshold of entries for the segments that dE keeps; None is eps, as dC's is always.
-    dE looks for them in what dC keeps, so that a smaller one costs dE alone."""
+    """Of granularity=segment, the threshold of entries for the segments that dE keeps; None is eps / 4. dE looks for
+    them in what dC keeps, so that a smaller one costs dE alone, which is the cheaper of the two."""
     order: Order = "mean_logit"
     """How the backward pass walks the vocabulary: as it is, by descending mean logit (paper), or by descending mean
     probability over some rows."""
@@ -89,7 +89,9 @@ class Variant:
 
     def threshold_e(self, spacing: float) -> float:
         """eps_e, or its default."""
-        return self.threshold(spacing) if self.eps_e is None else self.eps_e
+        if self.eps_e is not None:
+            return self.eps_e
+        return self.threshold(spacing) / (1 if self.granularity == "tile" else 4)
 
     def __str__(self) -> str:
         def changes(preset: Variant) -> list[str]:

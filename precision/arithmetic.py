@@ -66,8 +66,9 @@ class Arithmetic:
         error = U * (in_block * absolute + accumulator * largest) / (1 - accumulator * U)
         return Products(absolute, error, None)
 
-    def tile_sum(self, terms: Tensor, margin: Tensor) -> RandomError:
-        """(N, 1) the error of fp32 sums of (N, n) terms >= 0, which are computed to within a factor 1 + `margin`."""
+    def tile_sum(self, terms: Tensor, margin: Tensor, segment: int) -> RandomError:
+        """(N, 1) the error of fp32 sums of (N, n) terms >= 0, which are computed to within a factor 1 + `margin`: of
+        each `segment` of columns, then of those."""
         return RandomError.certain(terms.shape[1] * U * (1 + margin) * terms.sum(1, keepdim=True))
 
     def column_sum(self, g: Tensor, error: Tensor, block_n: int) -> RandomError:
@@ -119,6 +120,20 @@ def _addition(a: Tensor, b: Tensor, factor: Tensor) -> RandomError:
     return RandomError.addition(FP32.half_ulp((a + b) * factor), torch.minimum(a, b) * factor).sum(1)
 
 
+def _numpy_sum(terms: Tensor, size: Tensor) -> tuple[RandomError, Tensor]:
+    """(N, 1) the error of all sums along the last dimension of (N, k, n), a power of two, and (N, k) those: one after
+    another below 8 terms; eight running sums for up to 128, joined in three steps; and halves of what is longer."""
+    n = terms.shape[2]
+    lanes = terms[..., None] if n < 8 else terms.unflatten(2, (-1, min(n, 128) // 8, 8)).flatten(1, 2)
+    running = lanes.cumsum(2)
+    rounding = _addition(running[:, :, :-1].flatten(1), lanes[:, :, 1:].flatten(1), size)
+    sums = running[:, :, -1].flatten(1)  # neighbours are joined, until there is one of each
+    while sums.shape[1] > terms.shape[1]:
+        rounding = rounding.plus(_addition(sums[:, ::2], sums[:, 1::2], size))
+        sums = sums.unflatten(1, (-1, 2)).sum(2)
+    return rounding, sums
+
+
 @dataclass(frozen=True)
 class Interpreter(Arithmetic):
     """Our kernels in Triton's interpreter: a block's product is exact but for one rounding (`kernels.emulation`), and
@@ -153,17 +168,10 @@ class Interpreter(Arithmetic):
             total = total.plus(block)
         return Products(absolute, total.error(e @ c.T).largest + (2 * e.shape[1] + 4) * DOUBLE_U * absolute, total)
 
-    def tile_sum(self, terms: Tensor, margin: Tensor) -> RandomError:
-        """Eight running sums for up to 128 terms, joined in three steps, and halves of what is longer."""
-        length, size = min(terms.shape[1], 128), 1 + margin
-        lanes = terms.unflatten(1, (-1, length // 8, 8))
-        running = lanes.cumsum(2)
-        rounding = _addition(running[:, :, :-1].flatten(1), lanes[:, :, 1:].flatten(1), size)
-        sums = running[:, :, -1].flatten(1)  # neighbours are joined, until there is one
-        while sums.shape[1] > 1:
-            rounding = rounding.plus(_addition(sums[:, ::2], sums[:, 1::2], size))
-            sums = sums.unflatten(1, (-1, 2)).sum(2)
-        return rounding
+    def tile_sum(self, terms: Tensor, margin: Tensor, segment: int) -> RandomError:
+        within, sums = _numpy_sum(terms.unflatten(1, (-1, segment)), 1 + margin)
+        across, _ = _numpy_sum(sums[:, None], 1 + margin)
+        return within.plus(across)
 
     def column_sum(self, g: Tensor, error: Tensor, block_n: int) -> RandomError:
         """One row after another in a tile, one tile after another: errors are relative to those partial sums."""

@@ -18,8 +18,8 @@ from ccelab.reference.formula import FLOAT64
 class Decisions:
     """Segments that are kept, the probability that every row loses without the others, and the tail's vector."""
 
-    rows: Tensor  # (tiles, N) bool: rows of tiles that dC keeps
-    words: Tensor  # (row blocks, V) bool: columns of tiles that dE keeps
+    rows: Tensor  # (segments, N) bool: which dC keeps
+    words: Tensor  # (row blocks, V) bool: which dE keeps
     lost_e: Tensor  # (N,) float64
     lost_c: Tensor  # (N,) float64
     share: Tensor | None  # (V,) float64; None without a tail
@@ -48,9 +48,9 @@ def decisions(problem: Problem, variant: Variant, schedule: Schedule, taken: Sta
     )
 
 
-def by_tile(x: Tensor, block_v: int) -> Tensor:
-    """(N, tiles, BLOCK_V) of (N, n), zeros beyond."""
-    tiles: Tensor = torch.nn.functional.pad(x, (0, -x.shape[1] % block_v)).unflatten(1, (-1, block_v))
+def by_tile(x: Tensor, block_v: int, fill: float = 0.0) -> Tensor:
+    """(N, tiles, BLOCK_V) of (N, n), `fill` beyond."""
+    tiles: Tensor = torch.nn.functional.pad(x, (0, -x.shape[1] % block_v), value=fill).unflatten(1, (-1, block_v))
     return tiles
 
 
@@ -61,7 +61,7 @@ def any_row(x: Tensor, block_n: int) -> Tensor:
 
 
 def _own(problem: Problem, variant: Variant, schedule: Schedule) -> Decisions:
-    tiles = schedule.segments
+    tiles = schedule.row_segments
     stream = Stream(problem, max(1, 2**26 // max(problem.shape[0], 1) // tiles.block_v) * tiles.block_v)
     spacing = torch.finfo(problem.embeddings.dtype).eps
     eps, eps_e = variant.threshold(spacing), variant.threshold_e(spacing)

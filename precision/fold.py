@@ -26,6 +26,7 @@ class Fold:
     def __init__(self, lse: Tensor, vocabulary: int, schedule: Schedule, arithmetic: Arithmetic) -> None:
         """`lse` (N, 1) is the exact one."""
         self.lse, self.vocabulary, self.block, self.arithmetic = lse, vocabulary, schedule.forward.block_v, arithmetic
+        self.segment = schedule.segment_columns
         tiles = -(-vocabulary // self.block)
         self.per_split = schedule.tiles_per_split(len(lse), vocabulary)
         self.splits = -(-tiles // self.per_split)
@@ -112,7 +113,7 @@ class Fold:
         self._most = torch.maximum(self._most, self._rescalings)
         weight = torch.exp(shift - self.lse)
         self.known = self.known + torch.where(kept > 0, known * kept * weight, 0.0)
-        folded = stages.fold_tile(terms, self._margin, kept, rescaled, self.arithmetic)
+        folded = stages.fold_tile(terms, self._margin, self.segment, kept, rescaled, self.arithmetic)
         self._error = self._error.plus(folded.times(weight))
         self._sum = kept + terms.sum(1, keepdim=True)
 

@@ -18,6 +18,7 @@ from .forward_budget import ForwardError
 from .gradient_budget import HEADROOM, Bound, GradientBudget
 from .logit_error import logit_error
 from .random_error import RandomError
+from .record_error import RecordError
 from .residual_error import ResidualError
 from .segment_sum import SegmentSum, Tail
 from .stages import EXP_UNDERFLOW
@@ -42,7 +43,8 @@ class SegmentBudget(GradientBudget):
         taken: Statistics | None,
     ) -> None:
         super().__init__(stream, rows, variant, schedule, error, arithmetic, by_stage)
-        self.tiles, self.forward_tiles = schedule.segments, schedule.forward
+        self.tiles, self.forward_tiles = schedule.row_segments, schedule.forward
+        self.record = RecordError(rows, schedule, stream.problem.shape, arithmetic)
         self.decided: Decisions = decisions(stream.problem, variant, schedule, taken)
         self.given_back = self.decided.given_back(stream)
         n, v, _ = stream.problem.shape
@@ -78,18 +80,23 @@ class SegmentBudget(GradientBudget):
         tail, scale = None, self.scale
         if self.decided.share is not None:
             tail = Tail(self.given_back[0], self.pull, self.pull_size, len(self.decided.share))
-        steps = -(-self.terms_e // self.tiles.block_v)
+        steps = -(-self.terms_e // self.schedule.column_segments.block_v)
         terms = self.embeddings.terms(tail, self.terms_e, steps, scale / HEADROOM, scale).masked(self.stream.valid)
         return terms, RandomError.certain(terms.total)
 
     def _segments(self, part: ResidualChunk, dg: ResidualError) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """(surely, maybe) live: (N, tiles) rows of tiles, and (row blocks, n) columns."""
         eps, block_v = self.eps, self.tiles.block_v
-        mass, error = (by_tile(x, block_v).sum(2) for x in (part.softmax, self._mass_error(part)))
+        logit = logit_error(
+            self.stream, part.columns, part.raw, part.logits, self.forward_tiles, self.arithmetic, by_stage=False
+        )
+        of_softmax = self.softmax_error(part, logit).largest
+        mass, error = (by_tile(x, block_v).sum(2) for x in (part.softmax, of_softmax))
+        recorded = self.record.take(part.logits, logit, mass)
         is_target = part.columns == self.stream.targets
         has_target = by_tile(is_target, block_v).any(2)
         mass = torch.where(has_target, 1.0, mass)
-        error = torch.where(has_target, 0.0, error + mass * self._record_error(mass) + EXP_UNDERFLOW)
+        error = torch.where(has_target, 0.0, error + mass * recorded + EXP_UNDERFLOW)
         counts = self.size > 0
         surely = ((mass - error > eps * (1 + 4 * U)) | ~mass.isfinite()) & counts
         maybe = (~(mass + error <= eps * (1 - 4 * U))) & counts
@@ -105,22 +112,6 @@ class SegmentBudget(GradientBudget):
         self.live_c = (self.live_c[0] + int(surely.sum()), self.live_c[1] + int(maybe.sum()))
         self.live_e = (self.live_e[0] + int(of_words[0].sum()), self.live_e[1] + int(of_words[1].sum()))
         return (surely, maybe), (of_words[0], of_words[1])
-
-    def _mass_error(self, part: ResidualChunk) -> Tensor:
-        """(N, n) of the forward pass's probabilities."""
-        logit = logit_error(
-            self.stream, part.columns, part.raw, part.logits, self.forward_tiles, self.arithmetic, by_stage=False
-        )
-        return self.softmax_error(part, logit).largest
-
-    def _record_error(self, mass: Tensor) -> Tensor:
-        """(N, tiles), relative: the sum over a tile, its logarithm, the record, and what is subtracted of it again."""
-        log_mass = torch.where(mass > 0, torch.log(mass), 0.0).abs()
-        size = self.rows.maximum.abs() + log_mass + self.log_s
-        exponent = log_mass + self.log_s
-        roundings = U * (self.tiles.block_v + 16 + 8 * size)
-        roundings = roundings + self.arithmetic.exponential(exponent, torch.zeros_like(exponent)).largest
-        return torch.expm1(roundings)
 
     def _kept(self, given: Tensor, live: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """(kept, in doubt): what was kept where it may be dropped, and all that may not."""

@@ -125,16 +125,17 @@ def exponentials(
 
 @_stage()
 def fold_tile(
-    terms: Tensor, margin: Tensor, before: Tensor, rescaled: RandomError, arithmetic: Arithmetic
+    terms: Tensor, margin: Tensor, segment: int, before: Tensor, rescaled: RandomError, arithmetic: Arithmetic
 ) -> RandomError:
-    """Log-sum-exp: the sum of a tile, and of the tiles of a split; a new maximum rescales it.
+    """Log-sum-exp: the sum of a tile, each `segment` of it apart, and of the tiles of a split; a new maximum rescales
+    it.
 
     (N, 1), from the (N, n) exponentials of a tile, known to within a factor 1 + `margin`, and the (N, 1) sum of the
     tiles before, with the relative error of its rescaling. A first sum is added to 0.
     """
     after = (before + terms.sum(1, keepdim=True)) * (1 + margin)
     added = RandomError.addition(FP32.half_ulp(after), torch.minimum(before * (1 + margin), after))
-    return arithmetic.tile_sum(terms, margin).plus(rescaled.times(before * (1 + margin))).plus(added)
+    return arithmetic.tile_sum(terms, margin, segment).plus(rescaled.times(before * (1 + margin))).plus(added)
 
 
 @_stage()

@@ -57,18 +57,18 @@ def timing(problem: Problem, variant: Variant, schedule: Schedule, repetitions: 
     logits = torch.empty((n, v), dtype=e.dtype, device=e.device)
     grad = torch.full((n,), 1 / n, dtype=torch.float32, device=e.device)
     upstream = Upstream(dloss=grad, dlse=None, even=True)
-    log_mass = launch.room_for_record(call)  # counted with neither pass: it is what one hands to the other
-    _, _, row_max, log_sum = launch.forward(call, log_mass)
+    record = launch.room_for_record(call)  # counted with neither pass: it is what one hands to the other
+    _, _, row_max, log_sum = launch.forward(call, record)
 
     def product() -> None:
         torch.mm(e, c.T, out=logits)
 
     def forward() -> None:
-        launch.forward(call, log_mass)
+        launch.forward(call, record)
 
     def backward() -> None:
         wanted = (True, True, problem.bias is not None)
-        gradients.backward(call, row_max, log_sum, log_mass, upstream, wanted, None)
+        gradients.backward(call, row_max, log_sum, record, upstream, wanted, None)
 
     for warm_up in (product, forward, backward, product):
         warm_up()

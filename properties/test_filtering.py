@@ -49,7 +49,7 @@ def test_every_tile_is_kept_or_skipped(trial: Trial) -> None:
     those."""
     schedule, spec, stats = trial.case.schedule, trial.spec, trial.outcome.stats
     segments = trial.variant.granularity == "segment"
-    tiles = schedule.segments if segments else schedule.backward
+    tiles = schedule.row_segments if segments else schedule.backward
     down, across = -(-spec.n // tiles.block_n), -(-spec.v // tiles.block_v)
     for kept, skipped, want in (
         (stats.tiles_kept_e, stats.tiles_skipped_e, down * (spec.v if segments else across)),

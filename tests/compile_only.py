@@ -79,11 +79,11 @@ def main() -> None:
                 Variant.parse(text),
                 default_schedule(dtype, 256, d),
             )
-            log_mass = launch.room_for_record(call)
-            _, lse, row_max, log_sum = launch.forward(call, log_mass)
+            record = launch.room_for_record(call)
+            _, lse, row_max, log_sum = launch.forward(call, record)
             upstream = Upstream(dloss=lse, dlse=lse if optional else None, even=not optional)
             stats = Statistics() if optional else None
-            gradients.backward(call, row_max, log_sum, log_mass, upstream, (True, True, optional), stats)
+            gradients.backward(call, row_max, log_sum, record, upstream, (True, True, optional), stats)
             print(text, name, *sorted({k.metadata.name for k in compiled}))
 
 

@@ -16,7 +16,7 @@ KERNELS = {
     *("finish_embeddings_kernel", "block_scale_kernel"),
 }
 SEGMENTS = {
-    *("live_rows_kernel", "count_kernel", "compact_kernel"),
+    *("live_rows_kernel", "count_kernel", "compact_kernel", "chunks_kernel"),
     *("row_residuals_kernel", "mark_words_kernel", "row_segments_kernel"),
     *("column_residuals_kernel", "column_segments_kernel", "tail_share_kernel", "pull_kernel"),
 }

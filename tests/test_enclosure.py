@@ -57,12 +57,15 @@ def test_products_are_known_to_the_last_bit() -> None:
 
 
 @interpreted
-@pytest.mark.parametrize("width", [16, 32, 64, 128, 256])
-def test_sums_of_a_tile(width: int) -> None:
+@pytest.mark.parametrize(
+    ("width", "segment"), [(16, 16), (32, 16), (64, 16), (128, 64), (256, 128), (256, 16), (512, 512)]
+)
+def test_sums_of_a_tile(width: int, segment: int) -> None:
     terms = torch.exp(3 * normal(512, width)).float().numpy()
     exact = torch.from_numpy(terms).double()
-    error = torch.from_numpy(np.sum(terms, axis=1)).double() - exact.sum(1)
-    share = error.abs() / ARITHMETIC.tile_sum(exact, torch.full((512, 1), 2.0**-16).double()).largest[:, 0]
+    parts = np.sum(terms.reshape(512, -1, segment), axis=2)
+    error = torch.from_numpy(np.sum(parts, axis=1)).double() - exact.sum(1)
+    share = error.abs() / ARITHMETIC.tile_sum(exact, torch.full((512, 1), 2.0**-16).double(), segment).largest[:, 0]
     assert 0.1 < float(share.max()) <= 1
     signed = normal(96, width).float()
     total = np.zeros(width, np.float32)

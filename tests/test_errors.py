@@ -21,7 +21,7 @@ class LaunchedError(AssertionError):
 
 @pytest.fixture(autouse=True)
 def _no_launch(monkeypatch: pytest.MonkeyPatch) -> None:
-    def forward(call: object, log_mass: object) -> None:
+    def forward(call: object, record: object) -> None:
         raise LaunchedError
 
     monkeypatch.setattr(launch, "forward", forward)

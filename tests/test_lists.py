@@ -17,9 +17,9 @@ def test_members_are_those_that_are_live(members: int, share: float) -> None:
     size = 32
     generator = torch.Generator().manual_seed(members)
     live = (torch.rand(3, members, generator=generator) < share).to(torch.int8).to(DEVICE)
-    lists = Counted(live).lists(size)
+    lists = Counted(live, size).lists()
     want = [row.nonzero()[:, 0].tolist() for row in live.cpu()]
-    start, chunk = lists.start.tolist(), lists.chunk.view(-1, 3).tolist()
+    start, chunk = lists.start.tolist(), lists.table().tolist()
     assert lists.kept == sum(map(len, want)) == start[-1]
     for owner, numbers in enumerate(want):
         assert lists.members[start[owner] : start[owner + 1]].tolist() == numbers
@@ -33,7 +33,7 @@ def test_groups_hold_every_owner_once() -> None:
     live = torch.zeros((5, 300), dtype=torch.int8, device=DEVICE)
     for owner, count in enumerate((300, 0, 40, 100, 7)):
         live[owner, :count] = 1
-    lists = Counted(live).lists(32)
+    lists = Counted(live, 32).lists()
     groups = list(lists.groups(4))
     assert [owner for first, owners, *_ in groups for owner in range(first, first + owners)] == list(range(5))
     for owner, owners, first, chunks in groups:

@@ -75,7 +75,7 @@ def test_sums_err_at_random_unless_addends_are_lost(kind: str) -> None:
     terms = terms.float().double()
     exact = terms.sum(1)
     error = torch.from_numpy(terms.float().numpy().sum(1)).double() - exact
-    said = ARITHMETIC.tile_sum(terms, torch.full((4096, 1), 2.0**-16).double())
+    said = ARITHMETIC.tile_sum(terms, torch.full((4096, 1), 2.0**-16).double(), 64)
     assert float(error.square().mean()) <= float((said.proxy + said.systematic.square()).mean())
     assert bool((error.abs() <= likely(said, 4096, 1.0)[:, 0]).all())
     if kind == "lost":

@@ -130,8 +130,9 @@ def test_eps_e_is_for_segments_that_keep_something() -> None:
         Variant.parse("cce,eps_e=2^-14")
     with pytest.raises(ValueError, match=r"tail=rank1 .* eps_e below 1"):
         Variant.parse("cce-segment,eps_e=1")
-    assert Variant.parse("cce-segment,eps_e=2^-16").threshold_e(1.0) == 2.0**-16
-    assert Variant.parse("cce-segment").threshold_e(1.0) == 2.0**-14
+    assert Variant.parse("cce-segment,eps_e=2^-15").threshold_e(1.0) == 2.0**-15
+    assert Variant.parse("cce-segment").threshold_e(1.0) == 2.0**-16
+    assert Variant.parse("cce,eps=2^-14").threshold_e(1.0) == 2.0**-14
 
 
 def test_eps_without_a_filter_says_what_to_do() -> None:

@@ -26,7 +26,7 @@ def variants() -> None:
     for name, choices in LEGAL.items():
         legal.add_row(name, " | ".join(map(shown, choices)))
     legal.add_row("eps", "2^-12, a decimal, or default: finfo(dtype).eps / 32")
-    legal.add_row("eps_e", "the same; default: eps")
+    legal.add_row("eps_e", "the same; default: eps / 4")
     console = Console()
     console.print(*presets, "", legal, "", sep="\n", highlight=False)
     console.print("For instance --variant cce-exact --variant cce,accumulate=hilo,eps=2^-14", highlight=False)

@@ -23,7 +23,7 @@ class Arithmetic(Protocol):
         """The largest of the last dimension."""
 
     def sum_columns(self, x: Tensor, rows: int) -> Tensor:
-        """The sum over the last dimension of a tile that has `rows` rows."""
+        """The sum over the last two dimensions of a tile that has `rows` rows: each segment's columns, then those."""
 
     def sum_lanes(self, x: Tensor) -> Tensor:
         """The sum over the last dimension of what was loaded and multiplied without a tensor core."""
@@ -50,7 +50,7 @@ class Float64:
         return x.amax(-1)
 
     def sum_columns(self, x: Tensor, rows: int) -> Tensor:
-        return x.sum(-1)
+        return x.sum((-1, -2))
 
     def sum_lanes(self, x: Tensor) -> Tensor:
         return x.sum(-1)

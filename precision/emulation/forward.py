@@ -179,7 +179,8 @@ class _Step(Memo):
         if key in self.new:
             return
         before, top = self.top(modes)
-        total = a.sum_columns(self.exponentials(modes).to(a.dtype), self.forward.tiles.block_n)
+        segments = self.exponentials(modes).to(a.dtype).unflatten(-1, (-1, self.forward.setup.schedule.segment_columns))
+        total = a.sum_columns(segments, self.forward.tiles.block_n)
         shape = (len(total), self.forward.splits)
         s = self.forward.state.get(key, torch.zeros(shape, dtype=a.dtype, device=total.device))
         here = s[:, : self.place.splits] * a.exp(before - finite_or_zero(top)) + total

@@ -78,7 +78,7 @@ class SegmentGradients(Gradients):
         key, on = modes.key("tile_product"), modes["tile_product"] == "on"
         if key not in self.blocks:
             machine = self.setup.machine if on else None
-            self.blocks[key] = [Chain(machine, self.tiles.block_v) for _ in range(len(g))]
+            self.blocks[key] = [Chain(machine, self.setup.schedule.column_segments.block_v) for _ in range(len(g))]
         kept = _part(self.decided.words, first, g.shape[2]) if self._drops(modes) else None
         other = part.columns.classifier if on else part.columns.double
         for b, chain in enumerate(self.blocks[key]):

@@ -44,7 +44,7 @@ class Setup:
 
     @property
     def backward_tiles(self) -> Tiles:
-        return self.schedule.segments if self.variant.granularity == "segment" else self.schedule.backward
+        return self.schedule.row_segments if self.variant.granularity == "segment" else self.schedule.backward
 
     def rows(self, tiles: Tiles) -> Rows:
         return Rows(self, -(-self.n // tiles.block_n) * tiles.block_n)

@@ -49,10 +49,10 @@ class GpuMachine(Machine):
         thread q of four, which adds its own from left to right. Threads then exchange with the second next, and
         the next.
         Warps beyond those that the rows need (16 rows each) take a share of the columns."""
-        across = max(1, 16 * self.warps // rows)
+        across = max(1, 16 * self.warps // (rows * x.shape[-2]))
         across = across if x.shape[-1] % (8 * across) == 0 else 1
         own = x.unflatten(-1, (across, -1, 4, 2)).transpose(-3, -2).flatten(-2)
-        return _halves(_halves(_left_to_right(own), -1), -1)
+        return _left_to_right(_halves(_halves(_left_to_right(own), -1), -1))
 
     def sum_lanes(self, x: Tensor) -> Tensor:
         """Eight neighbouring columns belong to one thread, as for rows that can be loaded 16 bytes at a time. Where
