@@ -96,6 +96,7 @@ class _Backward:
         }
         wide = self.merged["e"] > 1, self.merged["c"] >= self.row_blocks > 1
         self.of = {name: self.product.wide if x else self.product for name, x in zip("ec", wide, strict=True)}
+        self.of["e"] = self.of["e"].spread(self.n, self.d)
         # Of the residuals of dC: one power of two for all row blocks of an increment.
         together = self.merged["c"]
         scale: Tensor = shared_scales(  # type: ignore[no-untyped-call]
@@ -139,11 +140,16 @@ class _Backward:
         fits = GROUP_BYTES // (block * widest * self.call.embeddings.element_size())
         step = self.call.schedule.group or max(1, fits)
         if self.want_e and self.merged["e"] > 1:
-            step = self.merged["e"]  # an increment of dE a group
+            step = self.merged["e"] * self._increments(step)
         tiles = triton.cdiv(self.v, block)
         for first in range(0, tiles, step):
             words = slice(first * block, min((first + step) * block, self.v))
             yield _Group(tile=first, tiles=min(step, tiles - first), classifier=self._gathered(words))
+
+    def _increments(self, tiles: int) -> int:
+        """Of dE in so many tiles. Wide blocks leave no registers for a sum beside an increment, and narrow ones are for
+        few rows, where launches are what takes the time."""
+        return 1 if self.of["e"].columns > self.product.columns else max(1, tiles // self.merged["e"])
 
     def _gathered(self, words: slice) -> Tensor:
         """Rows of C in order, as a block: gathered by pointers, every product would wait for its loads."""
@@ -227,6 +233,7 @@ class _Backward:
             self.d,
             self.call.ignore_index,
             **self._compiled(rows, "e"),
+            AT_ONCE=self.merged["e"] >= group.tiles,
             G_DESCRIPTOR=g_descriptor,
             C_DESCRIPTOR=c_descriptor,
         )

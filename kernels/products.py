@@ -97,7 +97,8 @@ def embeddings_kernel(
     DTYPE: tl.constexpr,
     TILES: tl.constexpr,
     ROWS: tl.constexpr,
-    MERGED: tl.constexpr,  # tiles of an increment: 1, or the group
+    MERGED: tl.constexpr,  # tiles of an increment
+    AT_ONCE: tl.constexpr,  # whether those are the group
     PRODUCT: tl.constexpr,
     G_DESCRIPTOR: tl.constexpr,
     C_DESCRIPTOR: tl.constexpr,
@@ -111,7 +112,7 @@ def embeddings_kernel(
     valid = target != ignore_index
     owner = row0 // TILES.block_n
     zero = tl.full((ROWS, PRODUCT.columns), 0.0, tl.float32)
-    if MERGED > 1:
+    if MERGED > 1 and AT_ONCE:
         v = zero
         for k in tl.range(0, tiles * TILES.block_v, TILES.block_v, flatten=True):
             v = tile_product(
@@ -119,6 +120,16 @@ def embeddings_kernel(
             )  # fmt: skip
         s, c = load_sums(Acc, tl.program_id(0), ROWS, PRODUCT.columns)
         s, c = add(s, c, tl.where(valid[:, None], v * HEADROOM, 0.0), VARIANT, DTYPE)
+    elif MERGED > 1:
+        s, c = load_sums(Acc, tl.program_id(0), ROWS, PRODUCT.columns)
+        for first in range(0, tiles, MERGED):
+            v = zero
+            last = tl.minimum(first + MERGED, tiles)
+            for k in tl.range(first * TILES.block_v, last * TILES.block_v, TILES.block_v, flatten=True):
+                v = tile_product(
+                    v, G, C, k, words, row0, d0, TILES.block_v, ROWS, False, PRODUCT, G_DESCRIPTOR, C_DESCRIPTOR, N
+                )  # fmt: skip
+            s, c = add(s, c, tl.where(valid[:, None], v * HEADROOM, 0.0), VARIANT, DTYPE)
     else:
         s, c = load_sums(Acc, tl.program_id(0), ROWS, PRODUCT.columns)
         for k in tl.range(0, kept_count(List, owner, tiles), flatten=True):

@@ -57,6 +57,13 @@ class ProductTiles:
         """Of sums that are one product: they leave registers for twice the columns."""
         return replace(self, columns=2 * self.columns)
 
+    def spread(self, n: int, d: int) -> ProductTiles:
+        """Of dE (n, d): fewer columns, as long as so many more programs find a multiprocessor that is idle."""
+        tiles = self
+        while tiles.columns > 32 and 2 * -(-n // tiles.rows) * -(-d // tiles.columns) <= WORKERS:
+            tiles = replace(tiles, columns=tiles.columns // 2)
+        return tiles
+
     def step(self, size: int) -> int:
         """The depth of a step through `size`. The interpreter rounds at every step, so there it is one."""
         return size if IS_INTERPRETED else min(self.depth, size)

@@ -60,6 +60,7 @@ class _Segments:
         self.product = call.schedule.product
         self.dtype, self.device = call.embeddings.dtype, call.embeddings.device
         self.n, self.v, self.d = call.shape
+        self.product_e = self.product.spread(self.n, self.d)
         self.segments = len(record.log_mass)
         self.row_blocks = triton.cdiv(self.n, self.of_rows.block_n)
         spacing = torch.finfo(self.dtype).eps
@@ -229,7 +230,7 @@ class _Segments:
         kept = torch.empty((lists.firsts[-1], tiles.block_n), device=self.device)
         groups = self._groups(lists, tiles)
         residuals = self._room(groups, tiles)
-        g, g_descriptor = operand(residuals, (tiles.block_n, self.product.step(tiles.block_v)), call.schedule)
+        g, g_descriptor = operand(residuals, (tiles.block_n, self.product_e.step(tiles.block_v)), call.schedule)
         for block, count, first, chunks in groups:
             if chunks:
                 longest = max(b - a for a, b in pairwise(lists.firsts[block : block + count + 1].tolist()))
@@ -256,7 +257,7 @@ class _Segments:
                     E_DESCRIPTOR=e_descriptor,
                     **options(tiles, call.schedule),
                 )
-            column_segments_kernel[(count * triton.cdiv(self.d, self.product.columns),)](
+            column_segments_kernel[(count * triton.cdiv(self.d, self.product_e.columns),)](
                 g,
                 c,
                 lists.members,
@@ -274,9 +275,9 @@ class _Segments:
                 self.d,
                 call.ignore_index,
                 TILES=tiles,
-                PRODUCT=self.product,
+                PRODUCT=self.product_e,
                 G_DESCRIPTOR=g_descriptor,
-                **options(self.product, call.schedule),
+                **options(self.product_e, call.schedule),
             )
         self._count("e", lists, lost, self.row_blocks * self.v)
         return out
