@@ -55,12 +55,13 @@ class ProductTiles:
     @property
     def wide(self) -> ProductTiles:
         """Of sums that are one product: they leave registers for twice the columns."""
-        return replace(self, columns=2 * self.columns)
+        return self if IS_INTERPRETED else replace(self, columns=2 * self.columns)
 
     def spread(self, n: int, d: int) -> ProductTiles:
-        """Of dE (n, d): fewer columns, as long as so many more programs find a multiprocessor that is idle."""
+        """Of dE (n, d): fewer columns, as long as so many more programs find a multiprocessor that is idle. The
+        interpreter has none, and its time goes by programs."""
         tiles = self
-        while tiles.columns > 32 and 2 * -(-n // tiles.rows) * -(-d // tiles.columns) <= WORKERS:
+        while not IS_INTERPRETED and tiles.columns > 32 and 2 * -(-n // tiles.rows) * -(-d // tiles.columns) <= WORKERS:
             tiles = replace(tiles, columns=tiles.columns // 2)
         return tiles
 

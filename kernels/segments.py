@@ -25,7 +25,9 @@ GROUP_BYTES = 5 * 2**23
 """Memory for the residuals that are held at once."""
 
 BLOCK = 64
+"""Lines of a step, where no tensor core multiplies."""
 ROWS = 32
+"""Of a program that judges rows."""
 PARTS = 128
 """Partial sums of the tail's two products, which fill a GPU."""
 

@@ -127,8 +127,7 @@ def exponentials(
 def fold_tile(
     terms: Tensor, margin: Tensor, segment: int, before: Tensor, rescaled: RandomError, arithmetic: Arithmetic
 ) -> RandomError:
-    """Log-sum-exp: the sum of a tile, each `segment` of it apart, and of the tiles of a split; a new maximum rescales
-    it.
+    """Log-sum-exp: the sum of a tile, by segments, and of the tiles of a split; a new maximum rescales it.
 
     (N, 1), from the (N, n) exponentials of a tile, known to within a factor 1 + `margin`, and the (N, 1) sum of the
     tiles before, with the relative error of its rescaling. A first sum is added to 0.

@@ -128,7 +128,7 @@ def test_presets_filter_and_stay_within_budget(variant: str, dtype: torch.dtype)
     verdict = assert_within_budget(case)
     stats, flags = verdict.outcome.stats, PRESETS[variant.partition(",")[0]]
     n, v, _ = case.problem().shape
-    of_e, of_c = (3 * v, n * 3) if flags.granularity == "segment" else (3 * 5, 3 * 5)
+    of_e, of_c = (3 * v, n * 5) if flags.granularity == "segment" else (3 * 5, 3 * 5)
     for kept, skipped, filtered, of_all in (
         (stats.tiles_kept_e, stats.tiles_skipped_e, flags.filter_e and "exact" not in variant, of_e),
         (stats.tiles_kept_c, stats.tiles_skipped_c, flags.filter_c and "exact" not in variant, of_c),

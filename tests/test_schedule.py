@@ -27,6 +27,12 @@ def test_there_is_a_split(splits: int) -> None:
         replace(SMALL, splits=splits)
 
 
+@pytest.mark.parametrize("segment", [0, 8, 24, 64, 16.0])
+def test_a_segment_is_part_of_a_tile(segment: int) -> None:
+    with pytest.raises(ValueError, match=rf"segment={segment} is not a power of two from 16 to block_v=32"):
+        replace(SMALL, segment=segment)
+
+
 def test_it_prints_everything_that_is_numerical() -> None:
     texts = {
         str(s)
@@ -35,11 +41,12 @@ def test_it_prints_everything_that_is_numerical() -> None:
             replace(SMALL, splits=3),
             replace(SMALL, descriptors=False),
             replace(SMALL, fp_fusion=True),
+            replace(SMALL, segment=32),
             replace(SMALL, forward=BASE, backward=BASE),
             replace(SMALL, backward=replace(SMALL.backward, block_d=64)),
         )
     }
-    assert len(texts) == 6
+    assert len(texts) == 7
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -71,6 +78,18 @@ def test_any_increment_is_within_its_own_budget(terms: int, dtype: torch.dtype) 
     """Several tiles in one sum; of a few, of all, and of what is not a whole number of them."""
     schedule = replace(SMALL, terms_per_increment=terms)
     assert_within_budget(draw((53,), 90, 40, dtype, variant="cce-exact", schedule=schedule, lse=True, reduction="none"))
+
+
+@pytest.mark.parametrize("segment", [16, 32, 64])
+@pytest.mark.parametrize("workers", [None, 3])
+def test_any_segment_is_within_its_own_budget(segment: int, workers: int | None) -> None:
+    """One, two and four segments of a tile, in splits of several tiles."""
+    forward = replace(SMALL.forward, block_v=64)
+    schedule = replace(SMALL, forward=forward, segment=segment, workers=workers)
+    case = draw((70,), 400, 40, variant="cce-segment,eps=2^-6", schedule=schedule, lse=True, reduction="none")
+    stats = assert_within_budget(case).outcome.stats
+    assert stats.tiles_kept_c
+    assert stats.tiles_skipped_c
 
 
 @pytest.mark.parametrize("workers", [1, 3, 4, 9, 40])

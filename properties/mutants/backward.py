@@ -174,8 +174,8 @@ MUTANTS = (
         "more_than_two_tiles_everywhere",
         "cce-exact",
         E_KERNEL,
-        "s, c = load_sums(Acc, tl.program_id(0), ROWS, PRODUCT.columns)\n        for",
-        "s, c = no_sums(ROWS, PRODUCT.columns, VARIANT, DTYPE)\n        for",
+        "s, c = load_sums(Acc, tl.program_id(0), ROWS, PRODUCT.columns)\n        for k in",
+        "s, c = no_sums(ROWS, PRODUCT.columns, VARIANT, DTYPE)\n        for k in",
     ),
     Mutant(
         "the last group of the vocabulary writes its dC to the first words",

@@ -153,8 +153,8 @@ MUTANTS = (
         "finite_problems_have_finite_answers",
         "cce-exact",
         "logsumexp:fold_tile",
-        "return top, s * exp(m - shift) + part, part",
-        "return tl.zeros_like(m), s + tl.sum(exp(z), 1), part",
+        "return top, s * exp(m - shift) + tl.sum(parts, 1), parts",
+        "return tl.zeros_like(m), s + tl.sum(exp(z), 1), parts",
     ),
     Mutant(
         "splits are joined without their maxima",
