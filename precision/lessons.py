@@ -99,7 +99,7 @@ def _filter(paper: Report, real: Report) -> Iterator[str]:
         f"sort {_kept(paper, 'cce-no-sort')} and {_kept(real, 'cce-no-sort')} %. So it is not "
         "below bf16's own rounding where it drops much, and costs little where it drops little; sorting decides which. "
         "With sums in bf16 none of this can be seen, since they cost more. All this is of whole tiles of "
-        f"{_tile(paper)}; a finer granularity is not built yet."
+        f"{_tile(paper)}; segments, which are finer, are a section further down."
     )
 
 
@@ -147,22 +147,23 @@ def _segments(bench: Bench) -> Iterator[str]:
         f"On the drawn head at {place.shape}, through the public call and forward pass included, `cce-segment` takes "
         f"{figures('cce-segment')} (errors of dE and dC), where `cce` takes {figures('cce')}, `cce-exact` "
         f"{figures('cce-exact')} and torch.compile {figures('torch-compile')}. It keeps {100 * fewest[E]:.0f} % of the "
-        f"columns of tiles for dE and {100 * fewest[C]:.0f} % of their rows for dC, where whole tiles in the paper's "
-        f"order are {100 * rows['cce'].kept[E]:.0f} %."
+        f"columns of tiles for dE and {100 * fewest[C]:.0f} % of rows of half tiles for dC, where whole tiles in the "
+        f"paper's order are {100 * rows['cce'].kept[E]:.0f} %."
     )
     yield (
         "The threshold is what its error is made of: "
         + "; ".join(f"2^{e}: {figures(f'cce-segment,eps=2^{e}')}" for e in (-12, -13, -15, -16))
         + ". At the preset's 2^-14 the tail is worth a factor of "
-        f"{rows['cce-segment,tail=drop'].errors[E] / rows['cce-segment'].errors[E]:.1f} in dE, and costs nothing that "
-        "shows."
+        f"{rows['cce-segment,tail=drop'].errors[E] / rows['cce-segment'].errors[E]:.1f} in dE, and costs "
+        f"{_cost(rows['cce-segment']) - _cost(rows['cce-segment,tail=drop']):.2f} of a product."
     )
-    closer = {name: f"cce-segment,{name}" for name in ("eps_e=2^-15", "eps_e=2^-16", "eps=2^-13,eps_e=2^-16")}
+    wider = {e: f"cce-segment,eps_e={e}" for e in ("2^-15", "2^-14")}
     yield (
-        "Words are the smaller part of that work, so that dE may look closer than dC (`eps_e`): "
-        + "; ".join(f"`{name}`: {figures(row)}" for name, row in closer.items())
-        + ". At the error of dE that eps=2^-15 has, the first takes "
-        f"{_cost(rows['cce-segment,eps=2^-15']) - _cost(rows[closer['eps_e=2^-15']]):.2f} of a product less."
+        "Words are the smaller part of that work, so that dE looks closer than dC: at entries above a quarter of eps, "
+        f"the default of `eps_e`. At 2^-15 it is {figures(wider['2^-15'])}, at dC's own 2^-14 "
+        f"{figures(wider['2^-14'])}: a factor of "
+        f"{rows[wider['2^-14']].errors[E] / rows['cce-segment'].errors[E]:.1f} in dE for "
+        f"{_cost(rows['cce-segment']) - _cost(rows[wider['2^-14']]):.2f} of a product."
     )
 
 

@@ -59,17 +59,18 @@ def _section(title: str, report: Report) -> str:
 
 
 def _laws() -> str:
-    """What the exhaustive profile tried on our own kernels on a GPU; a report with a broken law is not committed."""
-    run = json.loads((BASELINES.parent / "laws" / "ours-bfloat16-cuda.json").read_text())
-    rows, source = run["laws"], run["provenance"]
-    text = (
-        f"On an {source['device']}, torch {source['torch']}, the `exhaustive` profile tried {run['examples']} "
-        f"examples of {len({row['name'] for row in rows})} laws on {len({row['variant'] for row in rows})} presets in "
-        f"bfloat16: no violations."
-    )
-    if not run["complete"]:
-        text += " It was stopped before its end."
-    return textwrap.fill(text, 120)
+    """What the exhaustive profile tried on our own kernels on GPUs; a report with a broken law is not committed."""
+    told = []
+    for path in sorted((BASELINES.parent / "laws").glob("ours-bfloat16-*.json")):
+        run = json.loads(path.read_text())
+        rows, source = run["laws"], run["provenance"]
+        text = (
+            f"On an {source['device']}, torch {source['torch']}, the `exhaustive` profile tried {run['examples']} "
+            f"examples of {len({row['name'] for row in rows})} laws on "
+            f"{', '.join(f'`{name}`' for name in run['variants'])} in bfloat16: no violations."
+        )
+        told.append(text if run["complete"] else f"{text} It was stopped before its end.")
+    return textwrap.fill(" ".join(told), 120, break_on_hyphens=False)
 
 
 def _stages() -> str:

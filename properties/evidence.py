@@ -29,7 +29,11 @@ def name_of(report: dict[str, Any]) -> str:
     version = (
         "" if own else (report["peer version"] or "").partition("+")[0]
     )  # +cpu and the like are said by the device
-    parts = [report["subject"], version, *report["dtypes"], "cuda" if on_gpu(report) else "cpu"]
+    place = "cuda" if on_gpu(report) else "cpu"
+    if own and place == "cuda":  # parts on different GPUs are not one judgement
+        model = re.search(r"[A-Z]+\d+", report["provenance"]["device"])
+        place = model[0].lower() if model else place
+    parts = [report["subject"], version, *report["dtypes"], place]
     less = [f"without-{'-'.join(report['without'])}"] if report["without"] else []
     return "-".join(part for part in (*parts, *less) if part)
 

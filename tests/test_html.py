@@ -180,7 +180,7 @@ def test_show_prints_and_writes_the_page_again(report: Report, tmp_path: Path) -
 
 
 def test_show_says_what_it_cannot_read(tmp_path: Path) -> None:
-    laws = STUDIES.parent / "laws" / "ours-bfloat16-cuda.json"
+    laws = STUDIES.parent / "laws" / "ours-bfloat16-h100.json"
     done = CliRunner().invoke(app, ["show", str(laws)])
     assert done.exit_code == 0
     assert "tokens_do_not_see_each_other" in done.output
