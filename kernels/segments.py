@@ -4,7 +4,7 @@ Tried on an H100 (N=8192, V=256000, D=2304) and left out. For the products: bloc
 1.6 for 1.1 of dE), 4 warps (2.0, 1.3), steps of 32 (2.4, 1.8), a fourth stage (3.9 for 2.6, with segments of 256): two
 programs must share a multiprocessor. No faster: programs that go through D together, so that the rows they gather stay
 in the cache, and products on a stream beside the next group's residuals. Smaller groups wait for their launches.
-Segments of 64 columns are a tenth less work than those of 128, at twice the record and a larger error.
+Segments of 64 columns took as long as those of 128, at twice the record and a larger error.
 """
 
 from __future__ import annotations
