@@ -82,7 +82,7 @@ MUTANTS = (
     Mutant(
         "entries are judged by dC's eps",
         NEGLIGIBLE,
-        "cce-segment,eps=2^-6,eps_e=2^-9",
+        VARIANT,
         "segments:_Segments",
         "self.softcap,\n                    self.eps_e,",
         "self.softcap,\n                    self.eps,",
