@@ -48,8 +48,8 @@ def chunks_kernel(
 ):
     """Cuts what each row lists into chunks of `size`; one program per row."""
     row = tl.program_id(0)
-    start, count = tl.load(Start + row), tl.load(Start + row + 1) - tl.load(Start + row)
-    first, chunks = tl.load(First + row), tl.load(First + row + 1) - tl.load(First + row)
+    start, first = tl.load(Start + row), tl.load(First + row)
+    count, chunks = tl.load(Start + row + 1) - start, tl.load(First + row + 1) - first
     for c0 in range(0, chunks, BLOCK):
         c = c0 + tl.arange(0, BLOCK)
         out = Chunk + 3 * (first + c)

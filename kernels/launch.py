@@ -52,8 +52,7 @@ def room_for_record(call: Call) -> Record | None:
         return None
     n, v, _ = call.shape
     segments = triton.cdiv(v, call.schedule.segment_columns)
-    splits = triton.cdiv(triton.cdiv(v, call.schedule.forward.block_v), call.schedule.tiles_per_split(n, v))
-    device = call.embeddings.device
+    splits, device = call.schedule.count_splits(n, v), call.embeddings.device
     return Record(
         log_mass=torch.empty((segments, n), dtype=torch.float16, device=device),
         base=torch.empty((splits, n), dtype=torch.float32, device=device),
@@ -66,7 +65,7 @@ def forward_partial(call: Call, record: Record | None = None) -> Partial:
     tiles, flags = call.schedule.forward, call.variant.flags("target")
     blocks = triton.cdiv(v, tiles.block_v)
     per_split = call.schedule.tiles_per_split(n, v)
-    splits, whole = triton.cdiv(blocks, per_split), blocks // per_split
+    splits, whole = call.schedule.count_splits(n, v), blocks // per_split
     device = call.embeddings.device
     fused = flags.target == "fused"
     partial = Partial(

@@ -81,6 +81,32 @@ def tile_product(
     return v
 
 
+@device_function
+def merged_product(
+    G,
+    M,
+    first,
+    last,
+    k_end,
+    out0,
+    d0,
+    K: tl.constexpr,
+    ROWS: tl.constexpr,
+    TRANSPOSED: tl.constexpr,
+    PRODUCT: tl.constexpr,
+    G_DESCRIPTOR: tl.constexpr,
+    M_DESCRIPTOR: tl.constexpr,
+    out_end,
+):
+    """As tile_product for all tiles of K from `first` to before `last`: one increment, one sum in the tensor core."""
+    v = tl.full((ROWS, PRODUCT.columns), 0.0, tl.float32)
+    for k in tl.range(first * K, last * K, K, flatten=True):
+        v = tile_product(
+            v, G, M, k, k_end, out0, d0, K, ROWS, TRANSPOSED, PRODUCT, G_DESCRIPTOR, M_DESCRIPTOR, out_end
+        )  # fmt: skip
+    return v
+
+
 @kernel
 def embeddings_kernel(
     G,  # (N, width) residuals
@@ -113,22 +139,18 @@ def embeddings_kernel(
     owner = row0 // TILES.block_n
     zero = tl.full((ROWS, PRODUCT.columns), 0.0, tl.float32)
     if MERGED > 1 and AT_ONCE:
-        v = zero
-        for k in tl.range(0, tiles * TILES.block_v, TILES.block_v, flatten=True):
-            v = tile_product(
-                v, G, C, k, words, row0, d0, TILES.block_v, ROWS, False, PRODUCT, G_DESCRIPTOR, C_DESCRIPTOR, N
-            )  # fmt: skip
+        v = merged_product(
+            G, C, 0, tiles, words, row0, d0, TILES.block_v, ROWS, False, PRODUCT, G_DESCRIPTOR, C_DESCRIPTOR, N
+        )  # fmt: skip
         s, c = load_sums(Acc, tl.program_id(0), ROWS, PRODUCT.columns)
         s, c = add(s, c, tl.where(valid[:, None], v * HEADROOM, 0.0), VARIANT, DTYPE)
     elif MERGED > 1:
         s, c = load_sums(Acc, tl.program_id(0), ROWS, PRODUCT.columns)
         for first in range(0, tiles, MERGED):
-            v = zero
-            last = tl.minimum(first + MERGED, tiles)
-            for k in tl.range(first * TILES.block_v, last * TILES.block_v, TILES.block_v, flatten=True):
-                v = tile_product(
-                    v, G, C, k, words, row0, d0, TILES.block_v, ROWS, False, PRODUCT, G_DESCRIPTOR, C_DESCRIPTOR, N
-                )  # fmt: skip
+            v = merged_product(
+                G, C, first, tl.minimum(first + MERGED, tiles), words, row0, d0, TILES.block_v, ROWS, False, PRODUCT,
+                G_DESCRIPTOR, C_DESCRIPTOR, N
+            )  # fmt: skip
             s, c = add(s, c, tl.where(valid[:, None], v * HEADROOM, 0.0), VARIANT, DTYPE)
     else:
         s, c = load_sums(Acc, tl.program_id(0), ROWS, PRODUCT.columns)
@@ -174,22 +196,18 @@ def classifier_kernel(
     owner = place0 // TILES.block_v
     zero = tl.full((ROWS, PRODUCT.columns), 0.0, tl.float32)
     if MERGED > 1 and AT_ONCE:
-        v = zero
-        for row in tl.range(0, tiles * TILES.block_n, TILES.block_n, flatten=True):
-            v = tile_product(
-                v, G, E, row, N, place0, d0, TILES.block_n, ROWS, True, PRODUCT, G_DESCRIPTOR, E_DESCRIPTOR, N
-            )  # fmt: skip
+        v = merged_product(
+            G, E, 0, tiles, N, place0, d0, TILES.block_n, ROWS, True, PRODUCT, G_DESCRIPTOR, E_DESCRIPTOR, N
+        )  # fmt: skip
         s, c = no_sums(ROWS, PRODUCT.columns, VARIANT, DTYPE)
         s, c = add(s, c, v * tl.load(Scale), VARIANT, DTYPE)
     elif MERGED > 1:
         s, c = no_sums(ROWS, PRODUCT.columns, VARIANT, DTYPE)
         for first_block in range(0, tiles, MERGED):
-            v = zero
-            last = tl.minimum(first_block + MERGED, tiles)
-            for row in tl.range(first_block * TILES.block_n, last * TILES.block_n, TILES.block_n, flatten=True):
-                v = tile_product(
-                    v, G, E, row, N, place0, d0, TILES.block_n, ROWS, True, PRODUCT, G_DESCRIPTOR, E_DESCRIPTOR, N
-                )  # fmt: skip
+            v = merged_product(
+                G, E, first_block, tl.minimum(first_block + MERGED, tiles), N, place0, d0, TILES.block_n, ROWS, True,
+                PRODUCT, G_DESCRIPTOR, E_DESCRIPTOR, N
+            )  # fmt: skip
             s, c = add(s, c, v * tl.load(Scale + first_block), VARIANT, DTYPE)
     else:
         s, c = no_sums(ROWS, PRODUCT.columns, VARIANT, DTYPE)

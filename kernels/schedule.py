@@ -128,6 +128,11 @@ class Schedule:
         whole, spare = divmod(programs, blocks)
         return max(1, -(-3 * blocks * tiles // (3 * blocks * whole + 2 * spare)))
 
+    def count_splits(self, n: int, v: int) -> int:
+        """Of the forward pass, the last one included."""
+        _, tiles = self._cut(n, v)
+        return -(-tiles // self.tiles_per_split(n, v))
+
     def blocks_of_last_split(self, n: int, v: int) -> int:
         """Blocks of rows that one program does of the last split, where that is shorter than others."""
         blocks, tiles = self._cut(n, v)

@@ -9,8 +9,7 @@ Segments of 64 columns took as long as those of 128, at twice the record and a l
 
 from __future__ import annotations
 
-from itertools import pairwise
-
+import numpy as np
 import torch
 import triton
 from torch import Tensor
@@ -242,7 +241,7 @@ class _Segments:
         g, g_descriptor = operand(residuals, (tiles.block_n, self.product_e.step(tiles.block_v)), call.schedule)
         for block, count, first, chunks in groups:
             if chunks:
-                longest = max(b - a for a, b in pairwise(lists.firsts[block : block + count + 1].tolist()))
+                longest = int(np.diff(lists.firsts[block : block + count + 1]).max())
                 column_residuals_kernel[(count * longest,)](
                     e,
                     c,

@@ -46,7 +46,8 @@ class Variant:
     """Where the target's logit comes from: the tile of the log-sum-exp, or Algorithm 1's own dot product."""
     granularity: Granularity = "tile"
     """What a filter keeps or drops: whole tiles (paper), or the segments of them that the owner of a gradient can leave
-    out: for dC a row of a tile, for dE a column. Their sums are one product of all that is kept, in fp32."""
+    out: for dC a row of half a tile, for dE a column of one. Their sums are one product of all that is kept, in
+    fp32."""
     tail: Tail = "drop"
     """What becomes of dropped residuals: nothing, or one vector over the vocabulary in their place, times what each row
     lost, so that rows of residuals keep their sums."""

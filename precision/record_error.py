@@ -10,12 +10,10 @@ from ccelab.reference.formula import Rows
 
 from .arithmetic import Arithmetic
 from .decisions import by_tile
-from .formats import U
+from .formats import Format, U
 from .logit_error import LogitError
 
-FP16_U = 2.0**-11
-FP16_SMALLEST_HALF = 2.0**-25
-"""Half the distance of two subnormal numbers."""
+FP16 = Format.of(torch.float16)
 
 
 class RecordError:
@@ -34,14 +32,14 @@ class RecordError:
         and the rounding to fp16 of the rest, which may count twice: it is made up for where a segment is judged.
 
         `logits` (N, n) and their error, `mass` (N, segments) the exact probabilities."""
-        size = self.rows.maximum.abs() + torch.where(mass > 0, torch.log(mass), 0.0).abs() + self.log_s
-        exponent = size - self.rows.maximum.abs()
-        roundings = U * (self.segment + 16 + 8 * size)
+        log_mass = torch.where(mass > 0, torch.log(mass), 0.0)
+        exponent = log_mass.abs() + self.log_s
+        roundings = U * (self.segment + 16 + 8 * (self.rows.maximum.abs() + exponent))
         roundings = roundings + self.arithmetic.exponential(exponent, torch.zeros_like(exponent)).largest
         base, off = self._bases(logits, error)
-        log_mass = self.rows.maximum + self.log_s + torch.where(mass > 0, torch.log(mass), 0.0)
-        distance = torch.where(mass > 0, (log_mass - base).abs() + off + roundings + U * base.abs(), 0.0)
-        return torch.expm1(roundings + 2 * (1 + FP16_U) * (FP16_U * distance + FP16_SMALLEST_HALF))
+        distance = (self.rows.maximum + self.log_s + log_mass - base).abs() + off + roundings + U * base.abs()
+        distance = torch.where(mass > 0, distance, 0.0)
+        return torch.expm1(roundings + 2 * (1 + FP16.u) * (FP16.u * distance + FP16.tiny / 2))
 
     def _bases(self, logits: Tensor, error: LogitError) -> tuple[Tensor, Tensor]:
         """(N, segments) maxima after the first tiles of splits, and how far a difference to them may be off."""

@@ -27,7 +27,7 @@ HARD = ("peaked", "confident", "near_threshold", "zipf", "dominant")
     "cce-no-sort",
     needs=NEEDS,
     draw=specs(families=("near_threshold", *HARD), least=(2, 33, 2)),
-    examples=1.4,
+    examples=2,
     both_kinds=True,
 )
 def test_what_is_skipped_is_negligible_and_what_is_kept_is_not(trial: Trial) -> None:

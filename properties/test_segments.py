@@ -61,14 +61,14 @@ def test_what_rows_lose_is_what_was_dropped(trial: Trial) -> None:
     logits = stream.raw(torch.arange(p.shape[1], device=p.device))
     size = stream.rows().maximum.abs()[:, 0] + 32
     slack = moved.sum(1) + (p.shape[1] + 8 * size) * 2.0**-22
+    # A segment's log mass lies between its smallest logit and that of all its words at the largest.
+    reach = (logits - logits.amax(1, keepdim=True)).abs().amax(1) + math.log(p.shape[1]) + size * 2.0**-20
     stats = trial.outcome.stats
     for name, mass, dropped, digits in zip(
         ("dE", "dC"), (stats.filtered_mass_e, stats.filtered_mass_c), _dropped(trial), (0.0, 2.0**-11), strict=True
     ):
         assert mass is not None
         lost = torch.where(dropped, p, 0.0)
-        # A segment's log mass lies between its smallest logit and that of all its words at the largest.
-        reach = (logits - logits.amax(1, keepdim=True)).abs().amax(1) + math.log(p.shape[1]) + size * 2.0**-20
         recorded = lost.sum(1) * torch.expm1(digits * reach)
         trial.bounded(f"lost of {name}", mass, lost.sum(1), slack + recorded)
 
@@ -174,7 +174,7 @@ def test_a_larger_eps_e_keeps_no_more(trial: Trial) -> None:
     Source: definition of eps_e.
     """
     first = before = None
-    for power in (-20, -7, -4):
+    for power in (-20, -10, -7, -4):
         outcome = trial.run(trial.made(replace(trial.variant, eps_e=2.0**power)))
         words = outcome.stats.segments_e
         assert words is not None

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ccelab.kernels import Schedule, Tiles, default_schedule, gradients
+from ccelab.kernels import ProductTiles, Schedule, Tiles, default_schedule, gradients
+from ccelab.kernels import schedule as schedule_module
 from ccelab.kernels.backward import Residuals
 from ccelab.properties.cases import DTYPES, SMALL, assert_within_budget, draw, run
 
@@ -78,6 +79,31 @@ def test_any_increment_is_within_its_own_budget(terms: int, dtype: torch.dtype) 
     """Several tiles in one sum; of a few, of all, and of what is not a whole number of them."""
     schedule = replace(SMALL, terms_per_increment=terms)
     assert_within_budget(draw((53,), 90, 40, dtype, variant="cce-exact", schedule=schedule, lse=True, reduction="none"))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_increments_of_one_launch_are_those_of_several(dtype: torch.dtype) -> None:
+    """Two tiles an increment, of five: groups of two, which are one each, and of all."""
+    several, whole = (replace(SMALL, terms_per_increment=32, group=group) for group in (2, 5))
+    one, other = (run(draw((53,), 75, 40, dtype, variant="cce-exact", schedule=s)) for s in (several, whole))
+    for name in ("d_embeddings", "d_classifier"):
+        assert torch.equal(one[name], other[name])
+    assert_within_budget(draw((53,), 75, 40, dtype, variant="cce-exact", schedule=whole))
+
+
+def test_blocks_of_few_rows_are_narrower(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as twice as many programs are no more than multiprocessors; 32 columns at least."""
+    monkeypatch.setattr(schedule_module, "IS_INTERPRETED", False)
+    tiles = ProductTiles()
+    assert {n: tiles.spread(n, 2304).columns for n in (128, 512, 1024, 8192)} == {
+        128: 32,
+        512: 128,
+        1024: 128,
+        8192: 128,
+    }
+    assert tiles.wide.columns == 256
+    assert tiles.wide.spread(512, 2304).columns == 128
+    assert tiles.spread(16, 32).columns == 32
 
 
 @pytest.mark.parametrize("segment", [16, 32, 64])

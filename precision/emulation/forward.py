@@ -34,10 +34,9 @@ class Forward(Memo):
         self.setup = setup
         self.tiles = setup.schedule.forward
         self.rows: Rows = setup.rows(self.tiles)
-        blocks = -(-setup.v // self.tiles.block_v)
+        self.blocks = -(-setup.v // self.tiles.block_v)
         self.per_split = setup.schedule.tiles_per_split(setup.n, setup.v)
-        self.splits = -(-blocks // self.per_split)
-        self.blocks = blocks
+        self.splits = setup.schedule.count_splits(setup.n, setup.v)
         self.state: dict[Any, Any] = {}
         if any("exact" in modes.modes for modes in runs):
             runs = [*runs, OFF]  # what exact stages come down to
