@@ -12,6 +12,8 @@ import triton
 import triton.language as tl
 from triton.runtime.interpreter import InterpretedFunction
 
+from .stack import with_room
+
 IS_INTERPRETED: bool = isinstance(tl.sum, InterpretedFunction)
 """Whether this process interprets: what Triton's own library was built for, whatever the environment says now."""
 
@@ -74,7 +76,10 @@ column of zeros).
 def kernel(function: Callable[..., Any]) -> Any:
     """`triton.jit` for what is launched."""
     names = [name for name in SIZES if name in inspect.signature(function).parameters]
-    return triton.jit(function, do_not_specialize=names)
+    launched: Any = triton.jit(function, do_not_specialize=names)
+    if IS_INTERPRETED:
+        launched.run = with_room(launched.run)
+    return launched
 
 
 def emulated_by(stand_in: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
