@@ -129,8 +129,10 @@ MUTANTS = (
         "backward_flags_do_not_touch_the_forward_pass",
         "cce-kahan",
         "launch:forward_partial",
-        "tiles, flags = call.schedule.forward,",
-        'tiles, flags = call.schedule.backward if call.variant.accumulate == "kahan" else call.schedule.forward,',
+        "device = call.embeddings.device",
+        """device = call.embeddings.device
+    if call.variant.accumulate == "kahan":
+        tiles = Tiles(block_n=tiles.block_n, block_v=tiles.block_v, block_d=2 * tiles.block_d)""",
     ),
     Mutant(
         "the running maximum starts at 0",
