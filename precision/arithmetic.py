@@ -41,6 +41,10 @@ class Arithmetic:
         """
         return RandomError.certain((max(terms, 10 * -(-terms // MMA_TERMS)) + 1) * U * absolute)
 
+    def underflow(self, terms: int, steps: int) -> float:
+        """What such a product may lose beside that, where it or any of its terms is subnormal, once scaled too."""
+        return (terms + 1) * FP32.tiny
+
     def logits(self, e: Tensor, c: Tensor, block_d: int, fmt: Format) -> Products:
         """E C^T, (N, n), that is summed in blocks of block_d columns.
 
@@ -149,11 +153,19 @@ class Interpreter(Arithmetic):
     rounds_to_nearest: bool = True
 
     def product(self, absolute: Tensor, size: Tensor, terms: int, steps: int = 1) -> RandomError:
-        """Every step rounds its own product, and all but the first the sum."""
+        """Every step rounds its own product, and all but the first the sum: on the way that is at most the sum of all
+        terms of one sign, and in the end the result."""
         exact = (2 * terms + 4) * DOUBLE_U * absolute
-        if steps > 1:
-            return RandomError.certain(exact + steps * U * (absolute + exact))
-        return RandomError.rounding(FP32.half_ulp(size + exact), last=0.0).plus(RandomError.certain(exact))
+        if steps == 1:
+            return RandomError.rounding(FP32.half_ulp(size + exact), last=0.0).plus(RandomError.certain(exact))
+        of_products = RandomError.rounding(U * (absolute + exact), last=0.0)
+        on_the_way, last = (FP32.half_ulp((x + exact) * (1 + 2 * steps * U)) for x in ((absolute + size) / 2, size))
+        of_sums = (steps - 2) * on_the_way + last
+        return of_products.plus(RandomError.certain(of_sums + exact))
+
+    def underflow(self, terms: int, steps: int) -> float:
+        """Sums of subnormal numbers are exact."""
+        return (steps + 1) * FP32.tiny / 2
 
     def logits(self, e: Tensor, c: Tensor, block_d: int, fmt: Format) -> Products:
         """Products of numbers that are known: so are their roundings, unless one is a tie but for float64's error.

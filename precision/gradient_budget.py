@@ -93,10 +93,7 @@ class GradientBudget:
             surely, maybe = self._live_tiles(part.residual + dg.known, dg.apart().own.total)
             self._random_kappa = dg.random_kappa
             across = self._across(part, dg)
-            if self.is_random:
-                pieces = -(-self.stream.vocabulary // self.stream.chunk)
-                dg = dg.along_rows(coincidences(self._exponent(part), pieces))
-            self._walk_vocabulary(part, dg, oracle, surely, maybe)
+            self._walk_vocabulary(part, self._along(part, dg), oracle, surely, maybe)
             dg = across.apart()
             if self.stream.problem.bias is not None:
                 yield "d_bias", part.columns, self._bias_bound(part.residual, dg)
@@ -105,6 +102,13 @@ class GradientBudget:
     def _exponent(self, part: ResidualChunk) -> Tensor:
         exponent: Tensor = part.logits - formula.lse(FLOAT64, self.rows)
         return exponent
+
+    def _along(self, part: ResidualChunk, dg: ResidualError) -> ResidualError:
+        """As terms of sums over the vocabulary."""
+        if not self.is_random:
+            return dg
+        pieces = -(-self.stream.vocabulary // self.stream.chunk)
+        return dg.along_rows(coincidences(self._exponent(part), pieces))
 
     def _across(self, part: ResidualChunk, dg: ResidualError) -> ResidualError:
         """As terms of sums over the tokens."""

@@ -11,7 +11,7 @@ from . import stages
 from .arithmetic import Arithmetic
 from .random_error import RandomError
 from .residual_error import ResidualError
-from .stages import FP32_TINY, overflowing
+from .stages import overflowing
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,12 +80,11 @@ def increment(
     of_oracle = oracle * absolute
     moved = v if known is None else v + known
     product = stages.tile_product(absolute + error, moved.abs() + error, terms, arithmetic, steps)
-    own = product.largest + of_oracle + (terms + 1) * FP32_TINY * tiny  # sums of subnormal products
+    own = product.largest + of_oracle + arithmetic.underflow(terms, steps) * tiny
     largest = (middle.abs() + dg.error).sum(1, keepdim=True) * size.amax(0)
     own = overflowing(largest, own, limit)
     alike = None if dg.alike is None else dg.alike @ other
     random = None
     if dg.random is not None:
-        passed = RandomError(error, dg.random.systematic @ size, dg.random.proxy @ size.square())
-        random = passed.plus(product.rest_certain(own))
+        random = dg.random.weighted(size).plus(product.rest_certain(own))
     return Increment(v, error + own, known, alike, own, of_oracle, random)

@@ -84,6 +84,10 @@ class RandomError(NamedTuple):
         """As terms of a sum in which `alike` of them are the same error (`coincidences`)."""
         return self._replace(proxy=self.proxy * alike)
 
+    def weighted(self, weights: Tensor) -> RandomError:
+        """(m, D) sums of (m, k) errors times (k, D) `weights` >= 0."""
+        return RandomError(self.largest @ weights, self.systematic @ weights, self.proxy @ weights.square())
+
     def sum(self, dim: int) -> RandomError:
         """Along a dimension, which is kept."""
         return RandomError(*(x.sum(dim, keepdim=True) for x in self))

@@ -28,7 +28,7 @@ from .terms import Terms
 class SegmentBudget(GradientBudget):
     """Streams over the vocabulary. Segments that a call dropped count as dropped where they may be, and no others.
 
-    What was given back and dropped is most of an error of dE and dC, and certain: nothing of those is likely.
+    What was given back and dropped is certain.
     """
 
     def __init__(
@@ -70,10 +70,11 @@ class SegmentBudget(GradientBudget):
             span = slice(self.place, self.place + count)
             self.place += count
             of_rows, of_words = self._segments(part, dg)
-            self._add_embeddings(part, dg, oracle, of_words, span)
+            across, self._random_kappa = self._across(part, dg).apart(), dg.random_kappa
+            self._add_embeddings(part, self._along(part, dg), oracle, of_words, span)
             if self.stream.problem.bias is not None:
-                yield "d_bias", part.columns, self._bias_bound(part.residual, self._across(part, dg).apart())
-            yield from self._words(part, dg.apart(), oracle, of_rows, span)
+                yield "d_bias", part.columns, self._bias_bound(part.residual, across)
+            yield from self._words(part, across, oracle, of_rows, span)
 
     @property
     def d_embeddings(self) -> Bound:
@@ -81,8 +82,8 @@ class SegmentBudget(GradientBudget):
         if self.decided.share is not None:
             tail = Tail(self.given_back[0], self.pull, self.pull_size, len(self.decided.share))
         steps = -(-self.terms_e // self.schedule.column_segments.block_v)
-        terms = self.embeddings.terms(tail, self.terms_e, steps, scale / HEADROOM, scale).masked(self.stream.valid)
-        return terms, RandomError.certain(terms.total)
+        terms, random = self.embeddings.bound(tail, self.terms_e, steps, scale / HEADROOM, scale, self._random_kappa)
+        return terms.masked(self.stream.valid), random.masked(self.stream.valid)
 
     def _segments(self, part: ResidualChunk, dg: ResidualError) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """(surely, maybe) live: (N, tiles) rows of tiles, and (row blocks, n) columns."""
@@ -150,15 +151,16 @@ class SegmentBudget(GradientBudget):
         for span in self.pieces(len(part.columns)):
             own = Terms(self.by_stage, {stage: w.T[span] for stage, w in cast.own.items()})
             total = self._segment_sum(residual.new_zeros((len(residual[span]), self.stream.embeddings.shape[1])))
-            error = ResidualError(known[span], None, None, own)
+            random = None if cast.random is None else RandomError(*(x.T[span] for x in cast.random))
+            error = ResidualError(known[span], None, None, own, random)
             total.add(residual[span], error, self.stream.embeddings, kept[span], unsure[span], oracle.T[span])
             tail = None
             if self.decided.share is not None:
                 share = self.decided.share[place][span][:, None]
                 tail = Tail(share, *self.pull_of_rows, len(self.size))
             steps = -(-self.terms_c // self.tiles.block_n)
-            terms = total.terms(tail, self.terms_c, steps, top.clamp(min=1), top)
-            yield "d_classifier", part.columns[span], (terms, RandomError.certain(terms.total))
+            bound = total.bound(tail, self.terms_c, steps, top.clamp(min=1), top)
+            yield "d_classifier", part.columns[span], bound
 
     def _top(self) -> Tensor:
         """(1, 1) the largest scale of a row."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from . import stages
 from .arithmetic import Arithmetic
 from .formats import Format
+from .random_error import RandomError
 from .residual_error import ResidualError
 from .stages import FP32_TINY, LARGEST_FP32, overflowing
 from .terms import Terms
@@ -33,6 +34,7 @@ class SegmentSum:
         self.fmt, self.arithmetic, self.known_by = fmt, arithmetic, known_by
         self.kappa: Terms | None = None
         self.through = Terms(by_stage)  # what stages before the product contribute
+        self.random: RandomError | None = None  # what of that is random
         self.total, self.absolute, self.known, self.alike, self.dropped, self.doubtful, self.oracle = (
             torch.zeros_like(like) for _ in range(7)
         )
@@ -51,31 +53,57 @@ class SegmentSum:
             self.alike, self.kappa = self.alike + torch.where(kept, dg.alike, 0.0) @ other, dg.kappa
         for stage, w in dg.own.masked(kept).items():
             self.through.add(stage, w @ size)
+        if dg.random is not None:
+            passed = dg.random.masked(kept).weighted(size)
+            self.random = passed if self.random is None else self.random.plus(passed)
         middle = (taken + known).abs()
         if bool(unsure.any()):
             self.doubtful = self.doubtful + torch.where(unsure, middle + dg.apart().own.total, 0.0) @ size
         self.absolute = self.absolute + middle @ size
         self.oracle = self.oracle + (oracle * g.abs()) @ size
 
-    def terms(self, tail: Tail | None, terms: int, steps: int, tiny: Tensor | float, top: Tensor) -> Terms:
-        """The bound of the result, whose sums have at most `terms` terms in `steps` steps, underflow at `tiny` and
-        overflow at fp32's largest times `top`."""
-        found = Terms(self.through.by_stage).merge(self.through)
+    def bound(
+        self,
+        tail: Tail | None,
+        terms: int,
+        steps: int,
+        tiny: Tensor | float,
+        top: Tensor,
+        kappa: RandomError | None = None,
+    ) -> tuple[Terms, RandomError]:
+        """The bound of the result by stage, and what of it is random.
+
+        Sums have at most `terms` terms in `steps` steps, underflow at `tiny` and overflow at fp32's largest times
+        `top`. `kappa` (m, 1) is what is random of the number of that name.
+        """
+        found, random = Terms(self.through.by_stage).merge(self.through), self.random
         if self.kappa is not None:
-            found.merge(self.kappa.times(self.alike.abs()))
-        error = found.total + self.doubtful
+            size = self.alike.abs()
+            moved = self.kappa.times(size)
+            found.merge(moved)
+            if random is not None:
+                random = random.plus(RandomError.certain(moved.total) if kappa is None else kappa.times(size))
+        before = found.total
+        error = before + self.doubtful
         absolute = self.absolute + error
-        product = stages.tile_product(absolute, absolute, terms, self.arithmetic, steps).largest + self.oracle
-        product = overflowing(absolute, product + (terms + 1) * FP32_TINY * tiny, LARGEST_FP32 * top)
+        size = (self.total + self.known).abs() + error
+        rounding = stages.tile_product(absolute, size, terms, self.arithmetic, steps)
+        lost = self.arithmetic.underflow(terms, steps) * tiny
+        product = overflowing(absolute, rounding.largest + self.oracle + lost, LARGEST_FP32 * top)
         found.add("tile_product", product).add(self.known_by, self.known.abs())
         result, dropped = self.total, self.dropped
         if tail is not None:
-            size = tail.m.abs() * tail.size
+            given_back = tail.m.abs() * tail.size
             result, dropped = result + tail.m * tail.q, dropped - tail.m * tail.q
-            rounding = stages.add_tail(self.total.abs() + error + product, size, tail.count) + FP32_TINY * tiny
-            found.add("add_tail", overflowing(absolute + size, rounding, LARGEST_FP32 * top))
+            added = stages.add_tail(self.total.abs() + error + product, given_back, tail.count) + FP32_TINY * tiny
+            found.add("add_tail", overflowing(absolute + given_back, added, LARGEST_FP32 * top))
         found.add("is_live", stages.is_live(dropped) + self.doubtful)
         found.add("add_increment", torch.zeros_like(self.total))
         reached = result.abs() + found.total + self.fmt.tiny
         cast = stages.cast_output("fp32", reached, self.fmt)
-        return found.add("cast_output", overflowing(reached + cast, cast, self.fmt.largest))
+        found.add("cast_output", overflowing(reached + cast, cast, self.fmt.largest))
+        total = found.total
+        if random is None:
+            return found, RandomError.certain(total)
+        rest = (total - before - rounding.largest).clamp(min=0)
+        return found, random.plus(rounding).plus(RandomError.certain(rest))._replace(largest=total)

@@ -332,6 +332,8 @@ def cast_output(scheme: str, total: Tensor, fmt: Format) -> Tensor:
 
     Of the sum's shape, from its largest size.
     """
-    if scheme == "storage" or (scheme == "fp32" and fmt.is_fp32):
+    if fmt.is_fp32 and scheme in ("storage", "fp32"):
+        return torch.full_like(total, fmt.tiny / 2)  # of a row's power of two
+    if scheme == "storage":
         return torch.full_like(total, fmt.tiny)
     return fmt.half_ulp(total) + fmt.tiny

@@ -26,25 +26,33 @@ ADVERSARIAL = ("offset", "integers")
 """Few classes have any probability and logits are large, or one binade holds all: every output of fp32 comes near its
 bound (.74 to .99)."""
 
-DETERMINISTIC = set(FAMILIES) - {"flat", "coherent", "subnormal"}
+DETERMINISTIC = set(FAMILIES) - {"flat", "coherent"}
 """Where dE and dC of fp32 come to a quarter of the deterministic bound too, without a mean."""
 
 LEFT = {
-    "none": {"d_classifier": {"subnormal"}},
+    "none": {},
     "mean": {
-        "d_classifier": {"subnormal", "duplicates", "near_threshold"},
+        "d_classifier": {"duplicates", "near_threshold"},
         "d_bias": {"subnormal", "duplicates", "near_threshold"},
     },
 }
 """Where fp32 gradients need not come to a quarter of their likely bound. Of 16 seeds, under cce-exact, so many do not,
-and the least is: subnormal's dC 16, .007, and dbias 16, .030; duplicates' dC 5, .156, and dbias 16, .076;
-near_threshold's dC 12, .085, and dbias 12, .090. Of all others only subnormal's dE of a mean, on 2: .242.
+and the least is: duplicates' dC 5, .159, and dbias 16, .076; near_threshold's dC 12, .073, and dbias 12, .081;
+subnormal's dbias 16, .044. Of all others only subnormal's dE, on 2, .242, and flat's dbias, on 2, .248.
 
-All rows of subnormal have the same logits, the biases, and those of duplicates are of three kinds: what a softmax is
-wrong by is the same in all of them, and in a sum over rows it is multiplied by the sum of E, of random signs, where a
-bound has the sum of sizes. Rows alike are no sample of anything, so that a likely bound is the same. In near_threshold
-most of the bound is counted as systematic; which part need not be is not known.
+All these errors are few numbers, of which none need be large. Rows of duplicates are of three kinds and its words of
+five; those of subnormal have the same logits, the biases; so what a softmax is wrong by is the same in many terms, and
+rows alike are no sample of anything. Of dC in near_threshold 112 elements are not 0, and log s is four units in the
+last place of its exponents: too few for what is rounded off of it to count as random. A dbias has 112 elements.
 """
+
+LEFT_IN_SEGMENTS = {
+    "none": {},
+    "mean": {**LEFT["mean"], "d_embeddings": {"duplicates", "subnormal"}, "d_classifier": {"coherent", "duplicates"}},
+}
+"""The same of cce-segment, whose errors of products and of what it gives back count as certain. Of 16 seeds:
+duplicates' dE 4, .225, and dC 8, .137; subnormal's dE 10, .189; coherent's dC 8, .213, and without a mean its dE 1,
+.246."""
 
 FEW_SEEDS = (1, 2, 3)
 
@@ -82,10 +90,6 @@ FULL = [name for name, preset in PRESETS.items() if preset.granularity == "tile"
 PAIRS = list(zip(FAMILIES, (FULL * 3)[: len(FAMILIES)], strict=True))
 """Every family, and by turns every preset but cce-segment, which has tests of its own."""
 
-LEFT_IN_SEGMENTS = {"d_embeddings": {"coherent", "subnormal"}, "d_classifier": {"subnormal"}}
-"""Of cce-segment in fp32: .168, .249 and .009 of the bound. Its dE and dC have no likely one: what is dropped and given
-back is certain, and the rest is not told apart from it."""
-
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -96,12 +100,14 @@ def test_segments_in_16_bits(dtype: str, family: str) -> None:
 
 
 @pytest.mark.skipif(not IS_INTERPRETED, reason="tensor cores truncate: their errors are not random")
+@pytest.mark.parametrize("seed", FEW_SEEDS)
+@pytest.mark.parametrize("reduction", LEFT_IN_SEGMENTS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_segments_in_fp32(family: str) -> None:
-    verdict = judged("float32", family, "cce-segment")
+def test_segments_in_fp32(family: str, reduction: str, seed: int) -> None:
+    verdict = judged("float32", family, "cce-segment", reduction, seed)
     for name in GRADIENTS:
-        if family not in LEFT_IN_SEGMENTS.get(name, ()):
-            assert_refused(verdict, name, likely=name == "d_bias")
+        if family not in LEFT_IN_SEGMENTS[reduction].get(name, ()):
+            assert_refused(verdict, name, likely=True)
 
 
 @pytest.mark.parametrize(("family", "variant"), PAIRS)
@@ -163,9 +169,15 @@ def test_the_reduced_loss(reduction: str, family: str) -> None:
 
 @pytest.mark.skipif(not IS_INTERPRETED, reason="what the interpreter computes")
 @pytest.mark.parametrize(
-    ("name", "family"), [(name, family) for name, left in LEFT["mean"].items() for family in sorted(left)]
+    ("variant", "name", "family"),
+    [
+        (variant, name, family)
+        for variant, left in (("cce-exact", LEFT), ("cce-segment", LEFT_IN_SEGMENTS))
+        for name, families in left["mean"].items()
+        for family in sorted(families)
+    ],
 )
-def test_what_is_left_is_what_is_said(family: str, name: str) -> None:
-    verdicts = (judged("float32", family, "cce-exact", "mean", seed) for seed in FEW_SEEDS)
+def test_what_is_left_is_what_is_said(variant: str, family: str, name: str) -> None:
+    verdicts = (judged("float32", family, variant, "mean", seed) for seed in FEW_SEEDS)
     passes = [not is_refused(verdict, name, inflated(verdict, name), likely=True) for verdict in verdicts]
     assert any(passes), f"take {family} out of LEFT"
