@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from .adder_check import AdderCheck
 from .bench import Bench, Row
@@ -21,8 +23,8 @@ E, C = "d_embeddings", "d_classifier"
 def lessons() -> str:
     """Markdown."""
     paper, real = Report.read(PAPER), Report.read(REAL)
-    eps = Sweep.read(HERE / "studies" / "filtering-h100.json")
-    extremes = Sweep.read(HERE / "studies" / "extremes-h100.json")
+    eps = Sweep.read(HERE / "studies" / "filtering-cuda.json")
+    extremes = Sweep.read(HERE / "studies" / "extremes-cuda.json")
     bench = Bench.read(BENCHED)
     adder = AdderCheck.read(HERE / "studies" / "adder-cuda.json")
     blocks = [
@@ -111,16 +113,32 @@ def _tile(report: Report) -> str:
 
 
 def _threshold(eps: Sweep) -> Iterator[str]:
-    points = {round(1 / p.values["eps"]): r for p in eps.points for r in p.results if r.variant == "cce-kahan"}
-    told = "; ".join(
+    powers = (8, 10, 12, 14, 16)
+    tiles, segments = (_by_power(eps, variant) for variant in ("cce-kahan", "cce-segment"))
+    of_tiles = "; ".join(
         f"2^-{power}: {100 * r.kept[E]:.0f} % kept, dE {r.over_floor[E]:.2f}, dC {r.over_floor[C]:.2f}"
-        for power in (8, 10, 12, 14, 16)
-        for r in [points[2**power]]
+        for power in powers
+        for r in [tiles[power]]
     )
     yield (
-        f"On {eps.settings['tokens']} tokens of the real head, Kahan's sums, by threshold: {told}. From 2^-14 on the "
-        "filter is hidden under Kahan's own error."
+        f"On {eps.settings['tokens']} tokens of the real head, Kahan's sums, by threshold: {of_tiles}. From 2^-14 on "
+        "the filter is hidden under Kahan's own error."
     )
+    of_segments = "; ".join(
+        f"2^-{power}: {100 * r.kept[E]:.0f} and {100 * r.kept[C]:.0f} % kept, dE {r.over_floor[E]:.2f}, "
+        f"dC {r.over_floor[C]:.2f}"
+        for power in powers
+        for r in [segments[power]]
+    )
+    yield (
+        f"`cce-segment` on the same tokens, of dE and dC: {of_segments}. At one threshold segments lose more than "
+        "tiles do, since a tile that has one live entry keeps all; at one error they keep less."
+    )
+
+
+def _by_power(eps: Sweep, variant: str) -> dict[int, Any]:
+    """Results by minus the binary logarithm of eps."""
+    return {round(-math.log2(p.values["eps"])): r for p in eps.points for r in p.results if r.variant == variant}
 
 
 def _dead(paper: Report) -> Iterator[str]:

@@ -104,7 +104,7 @@ def studies(device: str) -> dict[str, Callable[[], None]]:
     if device == "cpu":
         made["schedules"] = schedules  # in the interpreter, where the programs of a launch can be turned round
     else:
-        made |= {"adder-cuda": adder, "filtering-h100": real_filtering, "extremes-h100": extremes}
+        made |= {"adder-cuda": adder, "filtering-cuda": real_filtering, "extremes-cuda": extremes}
     return {name: partial(make, STUDIES / f"{name}.json", device) for name, make in made.items()}
 
 

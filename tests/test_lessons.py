@@ -46,13 +46,13 @@ def test_filter_and_sums_are_as_the_words_have_them() -> None:
         assert over_floor(report, "cce-no-filter") > 5 * unfiltered
         assert (report.result("cce").kept(E) or 1) < (report.result("cce-no-sort").kept(E) or 0)
         assert over_floor(report, "cce-kahan-full-c", C) <= over_floor(report, "cce-kahan", C)
-    eps = Sweep.read(HERE / "studies" / "filtering-h100.json")
+    eps = Sweep.read(HERE / "studies" / "filtering-cuda.json")
     at = {p.values["eps"]: r.over_floor[E] for p in eps.points for r in p.results if r.variant == "cce-kahan"}
     limit = at[2.0**-18]
     assert at[2.0**-14] < 1.05 * limit < at[2.0**-12]
     extremes = {
         p.values["scale"]: {r.variant: r for r in p.results}
-        for p in Sweep.read(HERE / "studies" / "extremes-h100.json").points
+        for p in Sweep.read(HERE / "studies" / "extremes-cuda.json").points
     }
     assert extremes[0.125]["cce"].over_floor[E] > 5 * extremes[8.0]["cce"].over_floor[E]
 

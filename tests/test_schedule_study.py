@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from typer.testing import CliRunner
 
-from ccelab.kernels import Schedule, Statistics, Variant, default_schedule
+from ccelab.kernels import PRESETS, Schedule, Statistics, Variant, default_schedule
 from ccelab.kernels.backend import IS_INTERPRETED
 from ccelab.precision import call
 from ccelab.precision import schedule_study as module
@@ -140,7 +140,7 @@ def test_the_committed_study_says_what_the_page_does() -> None:
     assert committed.complete
     assert len(committed.heads) == 2
     for head in committed.heads:
-        assert len(head.variants) == 7
+        assert [spread.variant for spread in head.variants] == list(PRESETS)
         for spread in head.variants:
             assert len(spread.runs) >= 8
             assert spread.deterministic

@@ -117,7 +117,7 @@ def _dead_by_rank(found: Sweep) -> Figure:
     )
 
 
-def extremes(path: Path = STUDIES / "extremes-h100.json") -> Section:
+def extremes(path: Path = STUDIES / "extremes-cuda.json") -> Section:
     """A head whose softmax is flat, and one that is nearly sure of each word."""
     figure = not_made("extremes")
     if path.exists():
