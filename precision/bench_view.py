@@ -51,7 +51,7 @@ def _name(row: Row) -> str:
 
 
 def _errors(place: Place, console: Console) -> None:
-    rows = table("Errors", "subject", "loss", "dE", "x", "dC", "x", "tiles")
+    rows = table("Errors", "subject", "loss", "dE", "x", "dC", "x", "kept")
     for row in place.rows:
         if not row.errors:
             continue

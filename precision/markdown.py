@@ -105,7 +105,7 @@ def _summary(report: Report) -> str:
 def _table(report: Report) -> str:
     floors = (f"{report.floors[name].two_roundings:.2e}" for name in ("d_embeddings", "d_classifier"))
     lines = [
-        "| variant | dE error | × floor | dC error | × floor | worst / budget | tiles dE, dC | forward | backward |",
+        "| variant | dE error | × floor | dC error | × floor | worst / budget | kept dE, dC | forward | backward |",
         "|---|---|---|---|---|---|---|---|---|",
         *(_row(result, report) for result in report.results),
         f"| two roundings | {' | | '.join(floors)} | | | | | |",

@@ -14,7 +14,7 @@ def show(sweep: Sweep, console: Console) -> None:
     settings = sweep.settings
     console.print(f"{settings['head']}, {settings['dtype']}, {settings['executes']}", style="bold")
     for variant in settings["variants"]:
-        columns = ("dE x", "dC x", "budget", "tiles", "mass", "dead rows")
+        columns = ("dE x", "dC x", "budget", "kept", "mass", "dead rows")
         rows = table(variant, *sweep.axes, *columns, "verdict", left=len(sweep.axes))
         for point in sweep.points:
             for result in point.results:

@@ -16,7 +16,7 @@ from .verdict import Grade
 LEGEND = (
     "error: ||got - truth|| / ||truth|| against float64.  x: over the two-rounding floor (the residual rounded once, "
     "the result rounded once, nothing else).  budget: the worst element's error over its a-priori bound; at most 1 "
-    "passes.  tiles: percent kept for dE/dC.  mass: softmax probability in the skipped tiles of dE, mean over "
+    "passes.  kept: percent of tiles (of segments, cce-segment) for dE/dC.  mass: softmax probability of what dE skips, mean over "
     "tokens.\nmean: |error| of the mean loss in nats.  logits: the same against float64 over the kernel's own logits, "
     "which leaves out the error of the products.  bias: sum of (got - truth) sign(truth) over sum of |truth|; 0 for "
     "fair rounding."
@@ -66,7 +66,7 @@ def _name(result: Result) -> str:
 
 def _errors(report: Report) -> Table:
     bias = ["db"] if any("d_bias" in result.outputs for result in report.results) else []
-    rows = table("Error of the gradients", "variant", "dE", "x", "dC", "x", *bias, "budget", "tiles", "mass")
+    rows = table("Error of the gradients", "variant", "dE", "x", "dC", "x", *bias, "budget", "kept", "mass")
     for result in report.results:
         cells = [_name(result)]
         for name in GRADIENTS:

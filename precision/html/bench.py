@@ -75,7 +75,7 @@ def _errors(place: Place) -> Figure | None:
         for row in place.rows
         if row.errors
     ]
-    columns = ("subject", "loss", "dE", "dE × floor", "dC", "dC × floor", "tiles dE / dC")
+    columns = ("subject", "loss", "dE", "dE × floor", "dC", "dC × floor", "kept dE / dC")
     return _table(
         "Errors",
         "Loss: |mean loss − truth| in nats. dE and dC: distance from float64, as it is and over what two unavoidable "

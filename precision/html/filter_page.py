@@ -33,7 +33,7 @@ def _here(report: Report) -> Figure:
         )
         if dead is not None and dead.dead:
             buckets += _by_rank(result.variant, dead)
-    everywhere = ("variant", "tiles dE", "tiles dC", "mass, mean", "mass, worst token", "dead dC rows", "norm lost")
+    everywhere = ("variant", "kept of dE", "kept of dC", "mass, mean", "mass, worst token", "dead dC rows", "norm lost")
     tables = [Table(title="On this head", columns=everywhere, rows=rows)]
     if buckets:
         columns = ("variant", "rank of the words", "targets", "rows", "dead", "norm lost of the bucket")
@@ -42,7 +42,7 @@ def _here(report: Report) -> Figure:
         )
     return Figure(
         title="On this head",
-        how="Mass: the softmax probability in the skipped tiles of dE. Dead: rows of dC that are exactly zero though "
+        how="Mass: the softmax probability of what dE skips. Dead: rows of dC that are exactly zero though "
         "the truth is not; the norm lost is theirs in the truth over that of the whole dC. Rank 1 is the word that is "
         "most often a target; among words that are equally often, the one that the softmax expects more often.",
         tables=tables,

@@ -37,8 +37,8 @@ def dead_share(result: PointResult) -> float | None:
 QUANTITIES = (
     error_over_floor("d_embeddings", "dE"),
     error_over_floor("d_classifier", "dC"),
-    Quantity("tiles of dE kept", lambda r: r.kept["d_embeddings"], share=True),
-    Quantity("probability in the skipped tiles", lambda r: r.mass, share=True),
+    Quantity("kept of dE", lambda r: r.kept["d_embeddings"], share=True),
+    Quantity("probability of what dE skips", lambda r: r.mass, share=True),
     Quantity("rows of dC left at zero", dead_share, share=True),
     Quantity("worst error / budget", lambda r: r.over_budget, line=1.0),
 )
@@ -129,14 +129,14 @@ def table_of(sweep: Sweep) -> Table:
                     number(result.over_budget),
                     " / ".join(percent(result.kept[o]) for o in ("d_embeddings", "d_classifier")),
                     percent(result.mass),
-                    f"{dead.dead} of {dead.rows}" if dead else "–",
+                    str(dead.dead) if dead else "–",
                     result.grade,
                 ]
             )
     columns = ("point", "variant", "dE error", "dC error", "dE × floor", "dC × floor", "worst / budget")
     return Table(
         title="Every point",
-        columns=(*columns, "tiles dE / dC", "mass", "dead rows", "verdict"),
+        columns=(*columns, "kept dE / dC", "mass", "dead rows", "verdict"),
         rows=rows,
         words=frozenset({0, 1, 10}),
     )

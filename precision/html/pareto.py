@@ -89,7 +89,7 @@ def frontier(points: Sequence[tuple[float, float]], lines: Sequence[Series], lab
             axes.plot(x, y, "os"[line.place // len(SERIES) % 2], color=line.colour, markersize=7)
         best = sorted(p for p in points if not any(q != p and q[0] <= p[0] and q[1] <= p[1] for q in points))
         axes.step(*zip(*best, strict=True), where="post", color=MUTED, linewidth=1, linestyle=(0, (3, 2)))
-        axes.set_xlim(0)
+        axes.set_xlim(0, 1.05 * max(x for x, _ in points))
         axes.set_xlabel(label)
         low, high = axes.get_ylim()
         ticks = [t for t in (0.5, 1, 2, 5, 10, 20, 50, 100) if low <= t <= high]

@@ -77,9 +77,9 @@ def filtering(folder: Path = STUDIES) -> list[Figure]:
 def _filtering(found: Sweep) -> list[Figure]:
     eps = Figure(
         title="What the threshold buys and costs",
-        how="To the right the threshold is larger and more tiles are skipped. 2⁻¹² is the paper's, and the default in "
-        "bfloat16. Above the dashed line the gradient is further from the truth than two roundings put it. Compare "
-        "the sorted variant with the unsorted at the same share of tiles kept, not at the same eps. "
+        how="To the right the threshold is larger and more is skipped: tiles, or by cce-segment columns of tiles. "
+        "2⁻¹² is the paper's, and the default in bfloat16. Above the dashed line the gradient is further from the "
+        "truth than two roundings put it. Compare variants at the same share kept, not at the same eps. "
         f"Measured on {where(found)}.",
         panels=[over_axis(found, quantity, "eps") for quantity in QUANTITIES[:5]],
         legend=lines_of(found),
