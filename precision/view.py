@@ -16,10 +16,10 @@ from .verdict import Grade
 LEGEND = (
     "error: ||got - truth|| / ||truth|| against float64.  x: over the two-rounding floor (the residual rounded once, "
     "the result rounded once, nothing else).  budget: the worst element's error over its a-priori bound; at most 1 "
-    "passes.  kept: percent of tiles (of segments, cce-segment) for dE/dC.  mass: softmax probability of what dE skips, mean over "
-    "tokens.\nmean: |error| of the mean loss in nats.  logits: the same against float64 over the kernel's own logits, "
-    "which leaves out the error of the products.  bias: sum of (got - truth) sign(truth) over sum of |truth|; 0 for "
-    "fair rounding."
+    "passes.  kept: percent of tiles (of segments, cce-segment) for dE/dC.  mass: softmax probability of what dE "
+    "skips, mean over tokens.\nmean: |error| of the mean loss in nats.  logits: the same against float64 over the "
+    "kernel's own logits, which leaves out the error of the products.  bias: sum of (got - truth) sign(truth) over sum "
+    "of |truth|; 0 for fair rounding."
 )
 WITH_BIAS = {**GRADIENTS, "d_bias": "db"}
 
