@@ -64,7 +64,6 @@ def test_every_tile_is_kept_or_skipped(trial: Trial) -> None:
     needs=NEEDS,
     when=filtered_in_e,
     draw=specs(families=HARD, softcap=None, least=(2, 65, 17)),
-    examples=0.6,
     both_kinds=True,
 )
 def test_a_larger_eps_keeps_no_more(trial: Trial) -> None:
@@ -101,7 +100,6 @@ def test_an_infinite_eps_drops_everything(trial: Trial) -> None:
     needs=NEEDS,
     when=filtered,
     draw=specs(families=HARD, bias="float32", least=(2, 33, 2)),
-    examples=0.6,
     both_kinds=True,
 )
 def test_dbias_is_never_filtered(trial: Trial) -> None:
@@ -160,7 +158,6 @@ def test_the_filtered_mass_is_what_the_constant_column_loses(trial: Trial) -> No
     "cce-kahan",
     needs=NEEDS,
     draw=specs(families=HARD, ignored=5, least=(17, 65, 33)),
-    examples=0.6,
     both_kinds=True,
 )
 def test_the_filtered_mass_is_a_probability(trial: Trial) -> None:
@@ -290,7 +287,6 @@ def test_the_order_is_one_and_sorts_mean_probabilities(trial: Trial) -> None:
     needs=NEEDS,
     when=dropping,
     draw=specs(families=HARD, least=(2, 33, 2)),
-    examples=0.6,
     both_kinds=True,
 )
 def test_what_is_dropped_is_bounded_by_eps(trial: Trial) -> None:

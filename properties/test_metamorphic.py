@@ -172,7 +172,6 @@ def test_a_vocabulary_in_order_stays_so(trial: Trial) -> None:
     needs=["filter", *EXACT],
     draw=specs(families=SKIPPING, softcap=None, least=(17, 65, 33)),
     when=lambda v: None if v.filter_e and not v.filter_c else "it is no full-C variant",
-    examples=0.6,
     both_kinds=True,
 )
 def test_full_c_is_unfiltered_in_dc(trial: Trial) -> None:
@@ -187,7 +186,6 @@ def test_full_c_is_unfiltered_in_dc(trial: Trial) -> None:
     needs=["filter", *EXACT],
     draw=specs(families=SKIPPING, softcap=None, least=(17, 65, 33)),
     when=lambda v: None if v.filter_c and not v.filter_e else "it is no full-E variant",
-    examples=0.6,
     both_kinds=True,
 )
 def test_full_e_is_unfiltered_in_de(trial: Trial) -> None:

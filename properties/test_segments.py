@@ -106,7 +106,6 @@ def test_a_tail_is_spread_as_sampled_rows_lose(trial: Trial) -> None:
     needs=NEEDS,
     when=by_segment_with_tail,
     draw=specs(families=HARD, reduction="none", upstream="ones", lse=False, softcap=None, least=(17, 65, 17)),
-    examples=0.6,
     both_kinds=True,
 )
 def test_a_tail_conserves_rows(trial: Trial) -> None:
@@ -132,12 +131,12 @@ def test_a_tail_conserves_rows(trial: Trial) -> None:
 
 @law(
     "cce-segment,eps=2^-6",
+    "cce-segment,eps=2^-6,eps_e=2^-9",
     "cce-segment,eps=2^-6,tail=drop",
     "cce-segment,eps=2^-2",
     needs=NEEDS,
     when=by_segment,
     draw=specs(families=HARD, least=(17, 65, 17)),
-    examples=0.8,
     both_kinds=True,
 )
 def test_segments_that_are_dropped_are_negligible(trial: Trial) -> None:
@@ -165,7 +164,6 @@ def test_segments_that_are_dropped_are_negligible(trial: Trial) -> None:
     needs=NEEDS,
     when=by_segment,
     draw=specs(families=HARD, least=(17, 65, 17)),
-    examples=0.6,
     both_kinds=True,
 )
 def test_a_larger_eps_e_keeps_no_more(trial: Trial) -> None:

@@ -58,9 +58,7 @@ def test_padding_of_the_vocabulary_is_invisible(trial: Trial) -> None:
     trial.judge()
 
 
-@law(
-    "cce", "cce-exact", "cce-kahan", needs=["schedule"], draw=specs(families=ORDINARY, least=(17, 65, 17)), examples=0.6
-)
+@law("cce", "cce-exact", "cce-kahan", needs=["schedule"], draw=specs(families=ORDINARY, least=(17, 65, 17)))
 def test_any_schedule_is_within_its_own_budget(trial: Trial) -> None:
     """Other tiles, splits and loads: another order of additions, within the budget that belongs to it."""
     trial.judge(replace(trial.case, schedule=OTHERS[trial.pick(0, len(OTHERS) - 1)]))
