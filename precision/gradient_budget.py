@@ -92,29 +92,21 @@ class GradientBudget:
                 )
             surely, maybe = self._live_tiles(part.residual + dg.known, dg.apart().own.total)
             self._random_kappa = dg.random_kappa
-            across = self._across(part, dg)
-            self._walk_vocabulary(part, self._along(part, dg), oracle, surely, maybe)
+            along, across = self._as_terms(part, dg)
+            self._walk_vocabulary(part, along, oracle, surely, maybe)
             dg = across.apart()
             if self.stream.problem.bias is not None:
                 yield "d_bias", part.columns, self._bias_bound(part.residual, dg)
             yield from self._walk_rows(part, dg, oracle, surely, maybe)
 
-    def _exponent(self, part: ResidualChunk) -> Tensor:
-        exponent: Tensor = part.logits - formula.lse(FLOAT64, self.rows)
-        return exponent
-
-    def _along(self, part: ResidualChunk, dg: ResidualError) -> ResidualError:
-        """As terms of sums over the vocabulary."""
+    def _as_terms(self, part: ResidualChunk, dg: ResidualError) -> tuple[ResidualError, ResidualError]:
+        """Of sums over the vocabulary, and of sums over the tokens."""
         if not self.is_random:
-            return dg
+            return dg, dg
+        exponent = part.logits - formula.lse(FLOAT64, self.rows)
         pieces = -(-self.stream.vocabulary // self.stream.chunk)
-        return dg.along_rows(coincidences(self._exponent(part), pieces))
-
-    def _across(self, part: ResidualChunk, dg: ResidualError) -> ResidualError:
-        """As terms of sums over the tokens."""
-        if not self.is_random:
-            return dg
-        return dg.along_columns(coincidences(self._exponent(part).T).T, self.error.alike, self.error.same_log)
+        along = dg.along_rows(coincidences(exponent, pieces))
+        return along, dg.along_columns(coincidences(exponent.T).T, self.error.alike, self.error.same_log)
 
     def pieces(self, columns: int) -> Iterator[slice]:
         """So many columns in pieces of whole tiles."""

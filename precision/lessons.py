@@ -7,12 +7,11 @@ import re
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from .adder_check import AdderCheck
 from .bench import Bench, Row
 from .report import Report, Result
-from .sweep import Sweep
+from .sweep import PointResult, Sweep
 
 HERE = Path(__file__).parent
 PAPER, REAL = (HERE / "baselines" / f"{name}.json" for name in ("gemma-alpaca-bfloat16", "smollm2-bfloat16"))
@@ -136,7 +135,7 @@ def _threshold(eps: Sweep) -> Iterator[str]:
     )
 
 
-def _by_power(eps: Sweep, variant: str) -> dict[int, Any]:
+def _by_power(eps: Sweep, variant: str) -> dict[int, PointResult]:
     """Results by minus the binary logarithm of eps."""
     return {round(-math.log2(p.values["eps"])): r for p in eps.points for r in p.results if r.variant == variant}
 

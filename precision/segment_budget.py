@@ -70,11 +70,12 @@ class SegmentBudget(GradientBudget):
             span = slice(self.place, self.place + count)
             self.place += count
             of_rows, of_words = self._segments(part, dg)
-            across, self._random_kappa = self._across(part, dg).apart(), dg.random_kappa
-            self._add_embeddings(part, self._along(part, dg), oracle, of_words, span)
+            along, across = self._as_terms(part, dg)
+            self._add_embeddings(part, along, oracle, of_words, span)
+            dg = across.apart()
             if self.stream.problem.bias is not None:
-                yield "d_bias", part.columns, self._bias_bound(part.residual, across)
-            yield from self._words(part, across, oracle, of_rows, span)
+                yield "d_bias", part.columns, self._bias_bound(part.residual, dg)
+            yield from self._words(part, dg, oracle, of_rows, span)
 
     @property
     def d_embeddings(self) -> Bound:
@@ -82,7 +83,7 @@ class SegmentBudget(GradientBudget):
         if self.decided.share is not None:
             tail = Tail(self.given_back[0], self.pull, self.pull_size, len(self.decided.share))
         steps = -(-self.terms_e // self.schedule.column_segments.block_v)
-        terms, random = self.embeddings.bound(tail, self.terms_e, steps, scale / HEADROOM, scale, self._random_kappa)
+        terms, random = self.embeddings.bound(tail, self.terms_e, steps, scale / HEADROOM, scale)
         return terms.masked(self.stream.valid), random.masked(self.stream.valid)
 
     def _segments(self, part: ResidualChunk, dg: ResidualError) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from . import stages
 from .arithmetic import Arithmetic
-from .formats import Format
+from .formats import FP32, Format
 from .random_error import RandomError
 from .residual_error import ResidualError
-from .stages import FP32_TINY, LARGEST_FP32, overflowing
+from .stages import LARGEST_FP32, overflowing
 from .terms import Terms
 
 
@@ -33,6 +33,7 @@ class SegmentSum:
         """`known_by` is the stage that known roundings are put down to."""
         self.fmt, self.arithmetic, self.known_by = fmt, arithmetic, known_by
         self.kappa: Terms | None = None
+        self.random_kappa: RandomError | None = None
         self.through = Terms(by_stage)  # what stages before the product contribute
         self.random: RandomError | None = None  # what of that is random
         self.total, self.absolute, self.known, self.alike, self.dropped, self.doubtful, self.oracle = (
@@ -50,7 +51,8 @@ class SegmentSum:
         if bool(known.any()):
             self.known = self.known + known @ other
         if dg.alike is not None:
-            self.alike, self.kappa = self.alike + torch.where(kept, dg.alike, 0.0) @ other, dg.kappa
+            self.alike = self.alike + torch.where(kept, dg.alike, 0.0) @ other
+            self.kappa, self.random_kappa = dg.kappa, dg.random_kappa
         for stage, w in dg.own.masked(kept).items():
             self.through.add(stage, w @ size)
         if dg.random is not None:
@@ -63,26 +65,19 @@ class SegmentSum:
         self.oracle = self.oracle + (oracle * g.abs()) @ size
 
     def bound(
-        self,
-        tail: Tail | None,
-        terms: int,
-        steps: int,
-        tiny: Tensor | float,
-        top: Tensor,
-        kappa: RandomError | None = None,
+        self, tail: Tail | None, terms: int, steps: int, tiny: Tensor | float, top: Tensor
     ) -> tuple[Terms, RandomError]:
         """The bound of the result by stage, and what of it is random.
 
         Sums have at most `terms` terms in `steps` steps, underflow at `tiny` and overflow at fp32's largest times
-        `top`. `kappa` (m, 1) is what is random of the number of that name.
+        `top`.
         """
         found, random = Terms(self.through.by_stage).merge(self.through), self.random
         if self.kappa is not None:
-            size = self.alike.abs()
-            moved = self.kappa.times(size)
-            found.merge(moved)
-            if random is not None:
-                random = random.plus(RandomError.certain(moved.total) if kappa is None else kappa.times(size))
+            alike = self.alike.abs()
+            found.merge(self.kappa.times(alike))
+            if random is not None and self.random_kappa is not None:
+                random = random.plus(self.random_kappa.times(alike))
         before = found.total
         error = before + self.doubtful
         absolute = self.absolute + error
@@ -95,7 +90,7 @@ class SegmentSum:
         if tail is not None:
             given_back = tail.m.abs() * tail.size
             result, dropped = result + tail.m * tail.q, dropped - tail.m * tail.q
-            added = stages.add_tail(self.total.abs() + error + product, given_back, tail.count) + FP32_TINY * tiny
+            added = stages.add_tail(self.total.abs() + error + product, given_back, tail.count) + FP32.tiny * tiny
             found.add("add_tail", overflowing(absolute + given_back, added, LARGEST_FP32 * top))
         found.add("is_live", stages.is_live(dropped) + self.doubtful)
         found.add("add_increment", torch.zeros_like(self.total))

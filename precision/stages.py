@@ -35,7 +35,6 @@ SOFTCAP_ROUNDINGS = 16
 """softcap * tanh(z / softcap) is within this many unit roundoffs, relatively: the division, a tanh of a few ulp, the
 product, and the cap itself as an fp32 number. A test measures the kernels' tanh against this."""
 
-FP32_TINY = 2.0**-149
 EXP_UNDERFLOW = 2.0**-126  # a result under the normal range may be flushed
 
 
@@ -107,7 +106,7 @@ def soft_cap(logits: Tensor, error: Tensor, softcap: float) -> Tensor:
 
     (N, n), for capped `logits` that come to within `error` of that. The quotient may be subnormal and lose 2^-150.
     """
-    return SOFTCAP_ROUNDINGS * U * (logits.abs() + error) + FP32_TINY * (softcap + 1)
+    return SOFTCAP_ROUNDINGS * U * (logits.abs() + error) + FP32.tiny * (softcap + 1)
 
 
 @_stage()
@@ -184,7 +183,7 @@ def reduce_losses(reduced: Tensor, error: Tensor) -> Tensor:
     (), like the exact one, from losses that make it wrong by `error`.
     """
     total = reduced.abs() + error
-    return overflowing(total, FP32.half_ulp(total * (1 + 2.0**-50)).clamp(min=FP32_TINY / 2))
+    return overflowing(total, FP32.half_ulp(total * (1 + 2.0**-50)).clamp(min=FP32.tiny / 2))
 
 
 @_stage()
@@ -259,7 +258,7 @@ def cast_residual(g: Tensor, error: Tensor, scale: Tensor, fmt: Format) -> Tenso
     (N, n), at a power-of-two `scale`. fp32 residuals are scaled, and may be subnormal.
     """
     if fmt.is_fp32:
-        return torch.full_like(g, FP32_TINY)
+        return torch.full_like(g, FP32.tiny)
     return fmt.u * (g.abs() + error) + fmt.tiny / 2 * scale
 
 
@@ -323,7 +322,7 @@ def sum_bias(g: Tensor, error: Tensor, block_n: int, arithmetic: Arithmetic) -> 
     (n,), from residuals g (N, n) that are computed within `error`.
     """
     bound = arithmetic.column_sum(g, error, block_n)
-    return bound.plus(RandomError.certain(torch.full_like(bound.largest, 2 * len(g) * FP32_TINY)))
+    return bound.plus(RandomError.certain(torch.full_like(bound.largest, 2 * len(g) * FP32.tiny)))
 
 
 @_stage()
