@@ -30,7 +30,7 @@ def lessons() -> str:
         _intro(paper, real),
         *_heading("Where the error comes from", _stages(real)),
         *_heading("What the filter costs", [*_filter(paper, real), *_threshold(eps), *_dead(paper)]),
-        *_heading("What segments and a tail save", _segments(bench)),
+        *_heading("What segments and a tail save", _segments(bench, real)),
         *_heading("What the sums cost", [*_sums(paper, real), *_extremes(extremes)]),
         *_heading("What the loss owes to the tensor core", [*_loss(paper, real), *_adder(adder)]),
         *_heading("Which variant to take", _advice(paper, real)),
@@ -151,7 +151,7 @@ def _dead(paper: Report) -> Iterator[str]:
         )
 
 
-def _segments(bench: Bench) -> Iterator[str]:
+def _segments(bench: Bench, real: Report) -> Iterator[str]:
     (place,) = bench.places
     rows = {row.name: row for row in place.rows if row.cost is not None}
 
@@ -161,11 +161,21 @@ def _segments(bench: Bench) -> Iterator[str]:
 
     fewest = rows["cce-segment"].kept
     yield (
-        f"On the drawn head at {place.shape}, through the public call and forward pass included, `cce-segment` takes "
-        f"{figures('cce-segment')} (errors of dE and dC), where `cce` takes {figures('cce')}, `cce-exact` "
-        f"{figures('cce-exact')} and torch.compile {figures('torch-compile')}. It keeps {100 * fewest[E]:.0f} % of the "
-        f"columns of tiles for dE and {100 * fewest[C]:.0f} % of rows of half tiles for dC, where whole tiles in the "
-        f"paper's order are {100 * rows['cce'].kept[E]:.0f} %."
+        f"On the drawn head at {place.shape}, on an {bench.provenance.device}, through the public call and forward "
+        f"pass included, `cce-segment` takes {figures('cce-segment')} (errors of dE and dC), where `cce` takes "
+        f"{figures('cce')}, `cce-exact` {figures('cce-exact')} and torch.compile {figures('torch-compile')}. It keeps "
+        f"{100 * fewest[E]:.0f} % of the columns of tiles for dE and {100 * fewest[C]:.0f} % of rows of half tiles for "
+        f"dC, where whole tiles in the paper's order are {100 * rows['cce'].kept[E]:.0f} %."
+    )
+    backward = {
+        name: f"{timing.backward_over_product:.1f}"
+        for name in ("cce-segment", "cce", "cce-exact")
+        if (timing := real.result(name).timing) is not None
+    }
+    yield (
+        f"Not so on the real head, where a product is small and more is kept: its backward pass takes "
+        f"{backward['cce-segment']} products, that of `cce` {backward['cce']} and that of `cce-exact` "
+        f"{backward['cce-exact']} ({real.provenance.device})."
     )
     yield (
         "The threshold is what its error is made of: "
@@ -228,8 +238,9 @@ def _adder(adder: AdderCheck) -> Iterator[str]:
     dots, same = (sum(row.dots for row in usual), sum(row.dots - max(row.unlike_model.values()) for row in usual))
     off = sum(max(row.unlike_model.values()) for row in small) / sum(row.dots for row in small)
     yield (
-        "The published model of its adder (16 products and the accumulator at once, 25 fractional bits, truncated) "
-        f"gives {same:,} of {dots:,} dot products bit for bit, for D from {min(r.length for r in usual)} to "
+        f"On an {adder.provenance.device}, the published model of its adder (16 products and the accumulator at once, "
+        f"25 fractional bits, truncated) gives {same:,} of {dots:,} dot products bit for bit, for D from "
+        f"{min(r.length for r in usual)} to "
         f"{max(r.length for r in usual)}, in tiles of {' and '.join(usual[0].unlike_model)}. Where bf16 operands, "
         f"products or sums lie below 2^-126, {100 * off:.2f} % of the dots differ."
     )
