@@ -11,21 +11,22 @@ import torch
 import triton.language as tl
 
 from .backend import device_function, kernel, stage
+from .kept import kept_count, kept_tile
 from .logits import add_bias, dot_logits, mask_columns, soft_cap
 from .residual import cast_residual, is_tile_live, load_row_data, logit_gradient, softmax
 from .scales import relative_scale
 
 
 class Residuals(NamedTuple):
-    """Of one group of vocabulary tiles. What is None is not wanted."""
+    """Of one group of vocabulary tiles, with room for the widest. What is None is not wanted."""
 
     for_e: torch.Tensor | None  # (N, width) in the storage dtype, each row over its own scale
     for_c: torch.Tensor | None  # the same over the scale of the row block; None: `for_e` serves, the scales are one
     scale: torch.Tensor  # (row blocks,) fp32, what increments of dC are multiplied by
     bias: torch.Tensor | None  # (row blocks, width) fp32 sums over the rows of a block
-    live: torch.Tensor | None  # (row blocks, tiles of the group) int32; None without a filter
+    live: torch.Tensor | None  # (row blocks, tiles of the group) int32; None without a filter, or where it is known
     mass: torch.Tensor | None  # (tiles of the group, N) fp32 softmax mass of dead tiles
-    width: int  # of the group, whole tiles: Triton compiles for its alignment
+    width: int  # of the widest group, whole tiles: Triton compiles for its alignment
 
 
 @device_function
@@ -64,10 +65,10 @@ def recompute_logits(
     return raw, soft_cap(raw, softcap)
 
 
-@kernel
-def residual_kernel(
+@device_function
+def residual_tile(
     E,
-    C,  # the rows of this group, in the order of the vocabulary
+    C,
     Bias,
     Target,
     RowMax,
@@ -76,30 +77,24 @@ def residual_kernel(
     DLse,
     Ordering,
     Out,
+    block,
+    tile,
     softcap,
     eps,
-    first,  # tiles of the vocabulary before this group
-    tiles,  # of this group
+    first,
+    tiles,
     N,
     V,
     D,
     ignore_index,
     FILTER: tl.constexpr,
-    KEEP_DEAD: tl.constexpr,  # for the gradient that is not filtered
+    KEEP_DEAD: tl.constexpr,
     DTYPE: tl.constexpr,
     TILES: tl.constexpr,
     E_DESCRIPTOR: tl.constexpr,
     C_DESCRIPTOR: tl.constexpr,
 ):
-    """One program per (tile of the group, block of rows). Programs that run together read the same rows of C.
-
-    A program that goes on to further tiles, as in the forward pass, saved nothing without a filter, and with one the
-    tensor core waited for every product: 842 ms for 17 (H100, N=8192, V=256000, D=2304).
-
-    Sums for dbias take in every tile, filtered or not."""
-    row_blocks = tl.cdiv(N, TILES.block_n)
-    block = tl.program_id(0) % row_blocks
-    tile = tl.program_id(0) // row_blocks
+    """Stores what a block of rows has in a tile of the group. Sums for dbias take in every tile, filtered or not."""
     i = block * TILES.block_n + tl.arange(0, TILES.block_n)
     row_mask = i < N
     rows = load_row_data(Target, RowMax, LogSum, DLoss, DLse, i, N, ignore_index)
@@ -131,3 +126,55 @@ def residual_kernel(
     if Out.mass is not None:
         dead = tl.sum(tl.where(rows.valid[:, None] & col_mask[None, :], p, 0.0), 1)
         tl.store(Out.mass + tile * N + i, dead, mask=row_mask & (live == 0))
+
+
+@kernel
+def residual_kernel(
+    E,
+    C,  # the rows of this group, in the order of the vocabulary
+    Bias,
+    Target,
+    RowMax,
+    LogSum,
+    DLoss,
+    DLse,
+    Ordering,
+    List,  # of the one owner of all (tile of the group, block of rows): those that are kept, where it is known
+    Out,
+    softcap,
+    eps,
+    first,  # tiles of the vocabulary before this group
+    tiles,  # of this group
+    N,
+    V,
+    D,
+    ignore_index,
+    FILTER: tl.constexpr,
+    KEEP_DEAD: tl.constexpr,  # for the gradient that is not filtered
+    DTYPE: tl.constexpr,
+    TILES: tl.constexpr,
+    E_DESCRIPTOR: tl.constexpr,
+    C_DESCRIPTOR: tl.constexpr,
+):
+    """One program per (tile of the group, block of rows); with a list, any number. Programs that run together read the
+    same rows of C.
+
+    Without a list a program that goes on to further tiles, as in the forward pass, saved nothing without a filter, and
+    with one the tensor core waited for every product: 842 ms for 17 (H100, N=8192, V=256000, D=2304). With a list, a
+    flattened loop spills: 308 ms for 6."""
+    row_blocks = tl.cdiv(N, TILES.block_n)
+    if List.places is None:
+        residual_tile(
+            E, C, Bias, Target, RowMax, LogSum, DLoss, DLse, Ordering, Out, tl.program_id(0) % row_blocks,
+            tl.program_id(0) // row_blocks, softcap, eps, first, tiles, N, V, D, ignore_index, FILTER, KEEP_DEAD, DTYPE,
+            TILES, E_DESCRIPTOR, C_DESCRIPTOR
+        )  # fmt: skip
+    else:
+        count = kept_count(List, 0, 0, 0, 1)
+        for k in range(tl.program_id(0), count, tl.num_programs(0)):
+            place = kept_tile(List, 0, 0, k, 0, 1)
+            residual_tile(
+                E, C, Bias, Target, RowMax, LogSum, DLoss, DLse, Ordering, Out, place % row_blocks, place // row_blocks,
+                softcap, eps, first, tiles, N, V, D, ignore_index, FILTER, KEEP_DEAD, DTYPE, TILES, E_DESCRIPTOR,
+                C_DESCRIPTOR
+            )  # fmt: skip

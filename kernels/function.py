@@ -35,7 +35,7 @@ class _TokenLoss(torch.autograd.Function):
         even: bool,
     ) -> tuple[Tensor, Tensor]:
         call = launch.Call(embeddings, classifier, bias, targets, ignore_index, softcap, variant, schedule)
-        record = launch.room_for_record(call) if any(ctx.needs_input_grad[:2]) else None
+        record = launch.room_for_record(call, tuple(ctx.needs_input_grad[:3]))
         loss, lse, row_max, log_sum = launch.forward(call, record)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(embeddings, classifier, bias, targets, row_max, log_sum, *(record or ()))

@@ -13,15 +13,19 @@ from torch import Tensor
 from .accumulate import Accumulator
 from .backend import TL_DTYPES
 from .backward import Residuals, residual_kernel
-from .launch import Call, matrix, operand, options, vector
+from .beside import Beside
+from .kept import ALL, Kept, kept_lists
+from .launch import Call, looks_ahead, matrix, operand, options, vector
+from .look_ahead import LookAhead
 from .ordering import mean_logit_order, mean_prob_order
-from .products import Kept, bias_kernel, classifier_kernel, embeddings_kernel, finish_embeddings_kernel
+from .products import bias_kernel, classifier_kernel, embeddings_kernel, finish_embeddings_kernel
 from .record import Record
 from .sampling import sample_rows
 from .scales import shared_scales
-from .schedule import GROUP_BYTES
+from .schedule import GROUP_BYTES, WORKERS
 from .segments import segment_gradients
 from .statistics import Statistics
+from .tile_lists import TileLists
 from .upstream import Upstream
 from .variant import Variant
 
@@ -46,21 +50,24 @@ def backward(
     wanted: tuple[bool, bool, bool],
     stats: Statistics | None,
 ) -> Gradients:
-    """dE, dC and dbias, each where `wanted` says so. `record` is what the forward pass left for segments."""
+    """dE, dC and dbias, each where `wanted` says so. `record` is what the forward pass left."""
     outputs = (call.embeddings, call.classifier, call.bias)
     if call.shape[0] == 0 or not any(wanted):
         d_e, d_c, d_b = (
             torch.zeros_like(x) if x is not None and w else None for x, w in zip(outputs, wanted, strict=True)
         )
         return d_e, d_c, d_b
-    if record is None:
-        return _Backward(call, row_max, log_sum, upstream, wanted, stats).run()
+    if call.variant.granularity == "tile":
+        # What is dropped can be counted only where it is computed.
+        reads = record is not None and stats is None and looks_ahead(call, wanted)
+        ahead = LookAhead(call, row_max, log_sum, record, upstream) if reads and record is not None else None
+        return _Backward(call, row_max, log_sum, upstream, wanted, stats, ahead).run()
     d_e, d_c = None, None
-    if wanted[0] or wanted[1]:
+    if record is not None and (wanted[0] or wanted[1]):
         d_e, d_c = segment_gradients(call, row_max, log_sum, record, upstream, wanted[:2], stats)
     # dbias is complete: it takes in every residual.
-    d_b = _Backward(call, row_max, log_sum, upstream, (False, False, True), None).run()[2] if wanted[2] else None
-    return d_e, d_c, d_b
+    of_bias = _Backward(call, row_max, log_sum, upstream, (False, False, True), None, None) if wanted[2] else None
+    return d_e, d_c, None if of_bias is None else of_bias.run()[2]
 
 
 class _Backward:
@@ -74,8 +81,10 @@ class _Backward:
         upstream: Upstream,
         wanted: tuple[bool, bool, bool],
         stats: Statistics | None,
+        ahead: LookAhead | None,
     ) -> None:
         self.call, self.stats, self.variant = call, stats, call.variant
+        self.flags = self.variant.flags("accumulate")
         self.tiles, self.product = call.schedule.backward, call.schedule.product
         self.want_e, self.want_c, self.want_bias = wanted
         self.dtype = call.embeddings.dtype
@@ -91,7 +100,7 @@ class _Backward:
             "c": (self.tiles.block_n, self.row_blocks),
         }
         self.merged = {
-            name: min(count, call.schedule.merged(block, self.variant.accumulate, is_filtered=self._filters(name)))
+            name: min(count, call.schedule.merged(block, self.variant.increment))
             for name, (block, count) in cuts.items()
         }
         wide = self.merged["e"] > 1, self.merged["c"] >= self.row_blocks > 1
@@ -103,6 +112,10 @@ class _Backward:
             self.rows, call.shape, self.tiles.block_n, together, call.ignore_index, self.dtype
         )
         self.scale = scale.repeat_interleave(together)[: self.row_blocks]
+        self.step = self._tiles_of_a_group()
+        marks = None if ahead is None else ahead.tiles(self.order)
+        self.lists = None if marks is None else TileLists(marks, self.step, {name: self._span(name) for name in "ec"})
+        self._factors: dict[tuple[Any, ...], tuple[Any, bool]] = {}
         self.kept = {"e": 0, "c": 0}
         self.mass = {"e": torch.zeros(self.n, device=row_max.device), "c": torch.zeros(self.n, device=row_max.device)}
 
@@ -118,21 +131,23 @@ class _Backward:
             if self.want_bias and call.bias is not None
             else None
         )
+        room, beside = self._room(), Beside(device)
         for group in self._groups():
-            found = self._residuals(group)
+            found = self._residuals(group, room)
+            if embeddings is not None and d_classifier is not None:
+                with beside.launches():
+                    self._write_classifier(group, found, embeddings, d_classifier)
             if acc is not None:
                 self._add_embeddings(group, found, acc)
-            if embeddings is not None and d_classifier is not None:
-                self._write_classifier(group, found, embeddings, d_classifier)
             if d_bias is not None:
                 self._write_bias(group, found, d_bias)
-            del group, found  # before the next ones are allocated
+            beside.wait()
         d_embeddings = self._finish_embeddings(acc) if acc is not None else None
         if self.stats is not None:
             self._report(self.stats)
         return d_embeddings, d_classifier, d_bias
 
-    def _groups(self) -> Iterator[_Group]:
+    def _tiles_of_a_group(self) -> int:
         block, sorts = self.tiles.block_v, self.order is not None
         copies = 1 if self.shared else max(1, self.want_e + self.want_c)
         # A group's residuals are (N, words), and its words, where they are gathered, (words, D).
@@ -141,47 +156,66 @@ class _Backward:
         step = self.call.schedule.group or max(1, fits)
         if self.want_e and self.merged["e"] > 1:
             step = self.merged["e"] * self._increments(step)
+        tiles: int = triton.cdiv(self.v, block)
+        return min(step, tiles)
+
+    def _groups(self) -> Iterator[_Group]:
+        block, step = self.tiles.block_v, self.step
         tiles = triton.cdiv(self.v, block)
+        sorted_rows = None if self.order is None else self.call.classifier.new_empty((step * block, self.d))
         for first in range(0, tiles, step):
             words = slice(first * block, min((first + step) * block, self.v))
-            yield _Group(tile=first, tiles=min(step, tiles - first), classifier=self._gathered(words))
+            yield _Group(tile=first, tiles=min(step, tiles - first), classifier=self._gathered(words, sorted_rows))
 
     def _increments(self, tiles: int) -> int:
         """Of dE in so many tiles. Wide blocks leave no registers for a sum beside an increment, and narrow ones are for
         few rows, where launches are what takes the time."""
         return 1 if self.of["e"].columns > self.product.columns else max(1, tiles // self.merged["e"])
 
-    def _gathered(self, words: slice) -> Tensor:
+    def _gathered(self, words: slice, into: Tensor | None) -> Tensor:
         """Rows of C in order, as a block: gathered by pointers, every product would wait for its loads."""
         classifier = self.call.classifier
-        return classifier[words] if self.order is None else classifier[self.order[words]]
+        if self.order is None or into is None:
+            return classifier[words]
+        return torch.index_select(classifier, 0, self.order[words], out=into[: words.stop - words.start])
 
-    def _residuals(self, group: _Group) -> Residuals:
-        call, tiles, device = self.call, self.tiles, self.call.embeddings.device
-        width, stats = group.tiles * tiles.block_v, self.stats
+    def _room(self) -> Residuals:
+        """For any group."""
+        width, device = self.step * self.tiles.block_v, self.call.embeddings.device
 
-        def buffer(wanted: bool, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor | None:
-            return torch.empty(shape, dtype=dtype, device=device) if wanted else None
+        def buffer(wanted: bool, rows: int, dtype: torch.dtype) -> Tensor | None:
+            return torch.empty((rows, width), dtype=dtype, device=device) if wanted else None
 
-        filters = (self.want_e and self.variant.filter_e, self.want_c and self.variant.filter_c)
-        out = Residuals(
-            for_e=buffer(self.want_e or (self.shared and self.want_c), self.n, width, dtype=self.dtype),
-            for_c=buffer(self.want_c and not self.shared, self.n, width, dtype=self.dtype),
+        return Residuals(
+            for_e=buffer(self.want_e or (self.shared and self.want_c), self.n, self.dtype),
+            for_c=buffer(self.want_c and not self.shared, self.n, self.dtype),
             scale=self.scale,
-            bias=buffer(self.want_bias, self.row_blocks, width),
-            live=buffer(any(filters), self.row_blocks, group.tiles, dtype=torch.int32),
-            mass=torch.zeros((group.tiles, self.n), device=device) if any(filters) and stats is not None else None,
+            bias=buffer(self.want_bias, self.row_blocks, torch.float32),
+            live=None,
+            mass=None,
             width=width,
         )
-        e, e_descriptor = operand(call.embeddings, (tiles.block_n, tiles.block_d), call.schedule)
-        c, c_descriptor = operand(group.classifier, (tiles.block_v, tiles.block_d), call.schedule)
-        unfiltered = (self.want_e and not self.variant.filter_e) or (self.want_c and not self.variant.filter_c)
-        residual_kernel[(self.row_blocks * group.tiles,)](
+
+    def _residuals(self, group: _Group, room: Residuals) -> Residuals:
+        call, tiles, device = self.call, self.tiles, self.call.embeddings.device
+        filters = (self.want_e and self.variant.filter_e, self.want_c and self.variant.filter_c)
+        judges = any(filters) and self.lists is None
+        out = room
+        if judges:
+            live = torch.empty((self.row_blocks, group.tiles), dtype=torch.int32, device=device)
+            mass = None if self.stats is None else torch.zeros((group.tiles, self.n), device=device)
+            out = room._replace(live=live, mass=mass)
+        e, e_descriptor = self._factor(call.embeddings, (tiles.block_n, tiles.block_d))
+        c, c_descriptor = self._factor(group.classifier, (tiles.block_v, tiles.block_d))
+        kept = ALL if self.lists is None else self.lists.tiles(group.tile)
+        programs = self.row_blocks * group.tiles
+        residual_kernel[(programs if self.lists is None else min(WORKERS, programs),)](
             e,
             c,
             self.bias,
             *self.rows,
             self.order,
+            kept,
             out,
             call.softcap,
             self.variant.threshold(torch.finfo(self.dtype).eps),
@@ -191,8 +225,8 @@ class _Backward:
             self.v,
             self.d,
             call.ignore_index,
-            FILTER=any(filters),
-            KEEP_DEAD=unfiltered,
+            FILTER=judges,
+            KEEP_DEAD=(self.want_e and not self.variant.filter_e) or (self.want_c and not self.variant.filter_c),
             DTYPE=TL_DTYPES[self.dtype],
             TILES=tiles,
             E_DESCRIPTOR=e_descriptor,
@@ -204,21 +238,29 @@ class _Backward:
     def _filters(self, name: str) -> bool:
         return bool(getattr(self.variant, f"filter_{name}"))
 
-    def _kept(self, found: Residuals, tiles: int, name: str) -> Kept:
+    def _kept(self, group: _Group, found: Residuals, name: str) -> Kept:
         """The tiles of a group that gradient `name` takes in, for every block of its rows; counted where asked for."""
+        if self.lists is not None:
+            return self.lists.embeddings(group.tile) if name == "e" else self.lists.classifier(group.tile)
         if not self._filters(name) or found.live is None:
-            self.kept[name] += self.row_blocks * tiles
-            return Kept(None, None)
-        live = found.live if name == "e" else found.live.T.contiguous()
+            self.kept[name] += self.row_blocks * group.tiles
+            return ALL
         if self.stats is not None and found.mass is not None:
-            self.kept[name] += int(live.sum())
+            self.kept[name] += int(found.live.sum())
             self.mass[name] += found.mass.sum(0)
-        places = torch.argsort(live, dim=1, descending=True, stable=True).int()
-        return Kept(places, live.sum(1, dtype=torch.int32))
+        if name == "c":
+            return kept_lists(found.live.T, self._span(name))
+        return kept_lists(torch.nn.functional.pad(found.live, (0, self.step - group.tiles)), self._span(name))
+
+    def _span(self, name: str) -> int:
+        """Tiles of a list: of an increment, or all of a group where increments are tiles."""
+        of_all = self.step if name == "e" else self.row_blocks
+        return self.merged[name] if self.merged[name] > 1 else of_all
 
     def _add_embeddings(self, group: _Group, found: Residuals, acc: Accumulator) -> None:
         programs, rows, columns = self._blocks_of_e()
         step = self.of["e"].step(self.tiles.block_v)
+        kept = self._kept(group, found, "e")
         g, g_descriptor = self._factor(found.for_e, (rows, step))
         c, c_descriptor = self._factor(group.classifier, (step, columns))
         embeddings_kernel[(programs,)](
@@ -226,8 +268,8 @@ class _Backward:
             c,
             acc,
             self.target,
-            self._kept(found, group.tiles, "e"),
-            group.tiles,
+            kept,
+            group.tiles if kept is ALL else self.step,
             len(group.classifier),
             self.n,
             self.d,
@@ -243,13 +285,14 @@ class _Backward:
         step = product.step(self.tiles.block_n)
         g, g_descriptor = self._factor(found.for_e if found.for_c is None else found.for_c, (step, rows))
         e, e_descriptor = self._factor(embeddings, (step, product.columns))
-        classifier_kernel[(found.width // rows * triton.cdiv(self.d, product.columns),)](
+        blocks = group.tiles * self.tiles.block_v // rows
+        classifier_kernel[(blocks * triton.cdiv(self.d, product.columns),)](
             g,
             e,
             found.scale,
             self.order,
             matrix(out),
-            self._kept(found, group.tiles, "c"),
+            self._kept(group, found, "c"),
             self.row_blocks,
             group.tile * self.tiles.block_v,
             self.n,
@@ -297,13 +340,17 @@ class _Backward:
         return triton.cdiv(self.n, rows) * triton.cdiv(self.d, columns), rows, columns
 
     def _factor(self, x: Tensor | None, block: tuple[int, int]) -> tuple[Any, bool]:
+        """`operand`, made once of what all groups share."""
         assert x is not None
-        return operand(x, block, self.call.schedule)
+        key = x.data_ptr(), x.shape, block
+        if key not in self._factors:
+            self._factors[key] = operand(x, block, self.call.schedule)
+        return self._factors[key]
 
     def _compiled(self, rows: int, name: str) -> dict[str, Any]:
         return {
             "MERGED": self.merged[name],
-            "VARIANT": self.variant.flags("accumulate"),
+            "VARIANT": self.flags,
             "DTYPE": TL_DTYPES[self.dtype],
             "TILES": self.tiles,
             "ROWS": rows,

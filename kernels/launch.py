@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -46,9 +47,10 @@ def forward(call: Call, record: Record | None = None) -> tuple[Tensor, Tensor, T
     return combine(call, forward_partial(call, record))
 
 
-def room_for_record(call: Call) -> Record | None:
-    """For what the forward pass records for granularity=segment; None for others."""
-    if call.variant.granularity == "tile":
+def room_for_record(call: Call, wanted: tuple[bool, bool, bool]) -> Record | None:
+    """For what the forward pass records, where the backward pass will read it for the gradients that are `wanted`."""
+    is_read = any(wanted[:2]) if call.variant.granularity == "segment" else looks_ahead(call, wanted)
+    if not is_read:
         return None
     n, v, _ = call.shape
     segments = triton.cdiv(v, call.schedule.segment_columns)
@@ -57,6 +59,14 @@ def room_for_record(call: Call) -> Record | None:
         log_mass=torch.empty((segments, n), dtype=torch.float16, device=device),
         base=torch.empty((splits, n), dtype=torch.float32, device=device),
     )
+
+
+def looks_ahead(call: Call, wanted: tuple[bool, bool, bool]) -> bool:
+    """Whether tiles that a filter drops need not be computed again: no gradient that is wanted takes them in."""
+    variant, least = call.variant, call.schedule.look_ahead
+    of_e, of_c, of_bias = wanted
+    every = (variant.filter_e or not of_e) and (variant.filter_c or not of_c) and not of_bias
+    return every and (of_e or of_c) and variant.granularity == "tile" and least is not None and call.shape[1] >= least
 
 
 def forward_partial(call: Call, record: Record | None = None) -> Partial:
@@ -170,7 +180,11 @@ def operand(x: Tensor, block: tuple[int, int], schedule: Schedule) -> tuple[Matr
     a GPU of compute capability 9 or more.
     """
     aligned = x.stride(0) * x.element_size() % 16 == 0 and x.data_ptr() % 16 == 0 and x.stride(0) >= x.shape[1]
-    capable = IS_INTERPRETED or torch.cuda.get_device_capability(x.device) >= (9, 0)
-    if schedule.descriptors and capable and aligned and x.stride(1) == 1:
+    if schedule.descriptors and aligned and x.stride(1) == 1 and _has_descriptors(x.device):
         return TensorDescriptor(x, list(x.shape), list(x.stride()), list(block)), True
     return matrix(x), False
+
+
+@lru_cache
+def _has_descriptors(device: torch.device) -> bool:
+    return IS_INTERPRETED or torch.cuda.get_device_capability(device) >= (9, 0)

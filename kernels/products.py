@@ -6,13 +6,11 @@ by one and in order: no locks, no atomics, the same bits each time. Between grou
 in memory; those of dC are complete within a group.
 """
 
-from typing import NamedTuple
-
-import torch
 import triton.language as tl
 
 from .accumulate import HEADROOM, add, load_sums, no_sums, rescale, store_sums
 from .backend import IS_INTERPRETED, device_function, kernel, stage
+from .kept import kept_count, kept_tile
 from .matrix import load_rows, store_rows
 from .residual import load_row_data
 from .rounding import dot, downcast, upcast
@@ -20,31 +18,6 @@ from .rounding import dot, downcast, upcast
 WHOLE = tl.constexpr(IS_INTERPRETED)
 """The interpreter rounds once for every step of a product, so there a product is one step. Tensor cores go through it
 16 at a time whatever the step."""
-
-
-class Kept(NamedTuple):
-    """For each of `owners` blocks the tiles that are not dropped; without lists it is all of them."""
-
-    places: torch.Tensor | None  # (owners, tiles) int32, ascending, the first `count` of each row
-    count: torch.Tensor | None  # (owners,) int32
-
-
-@device_function
-def kept_count(List, owner, tiles):
-    """How many tiles an owner takes in."""
-    if List.places is None:
-        return tiles
-    else:
-        return tl.load(List.count + owner)
-
-
-@device_function
-def kept_tile(List, owner, k, tiles):
-    """The k-th of them."""
-    if List.places is None:
-        return k
-    else:
-        return tl.load(List.places + owner * tiles + k)
 
 
 @stage
@@ -85,26 +58,43 @@ def tile_product(
 def merged_product(
     G,
     M,
-    first,
-    last,
+    List,
+    owner,
+    span,
+    count,
+    tiles,
     k_end,
     out0,
     d0,
     K: tl.constexpr,
     ROWS: tl.constexpr,
+    MERGED: tl.constexpr,
     TRANSPOSED: tl.constexpr,
     PRODUCT: tl.constexpr,
     G_DESCRIPTOR: tl.constexpr,
     M_DESCRIPTOR: tl.constexpr,
     out_end,
 ):
-    """As tile_product for all tiles of K from `first` to before `last`: one increment, one sum in the tensor core."""
+    """As tile_product for all tiles that a span of MERGED keeps: one increment, one sum in the tensor core."""
     v = tl.full((ROWS, PRODUCT.columns), 0.0, tl.float32)
-    for k in tl.range(first * K, last * K, K, flatten=True):
+    for k in tl.range(0, count, flatten=True):
+        tile = kept_tile(List, owner, span, k, tiles, MERGED)
         v = tile_product(
-            v, G, M, k, k_end, out0, d0, K, ROWS, TRANSPOSED, PRODUCT, G_DESCRIPTOR, M_DESCRIPTOR, out_end
+            v, G, M, tile * K, k_end, out0, d0, K, ROWS, TRANSPOSED, PRODUCT, G_DESCRIPTOR, M_DESCRIPTOR, out_end
         )  # fmt: skip
     return v
+
+
+@device_function
+def increment_of_e(v, valid):
+    """What dE takes in of a product, at the scale of its sums. An ignored row has g = 0, and 0 times NaN is NaN."""
+    return tl.where(valid[:, None], v * HEADROOM, 0.0)
+
+
+@device_function
+def increment_of_c(v, Scale, block):
+    """What dC takes in of a product of residuals over the scale of this and the following row blocks."""
+    return v * tl.load(Scale + block)
 
 
 @kernel
@@ -114,7 +104,7 @@ def embeddings_kernel(
     Acc,
     Target,
     List,
-    tiles,  # of the group
+    tiles,  # of the group, or of its lists
     words,  # of the group
     N,
     D,
@@ -137,33 +127,38 @@ def embeddings_kernel(
     target = tl.load(Target.ptr + i.to(tl.int64) * Target.stride_row, mask=i < N, other=ignore_index)
     valid = target != ignore_index
     owner = row0 // TILES.block_n
-    zero = tl.full((ROWS, PRODUCT.columns), 0.0, tl.float32)
     if MERGED > 1 and AT_ONCE:
-        v = merged_product(
-            G, C, 0, tiles, words, row0, d0, TILES.block_v, ROWS, False, PRODUCT, G_DESCRIPTOR, C_DESCRIPTOR, N
-        )  # fmt: skip
-        s, c = load_sums(Acc, tl.program_id(0), ROWS, PRODUCT.columns)
-        s, c = add(s, c, tl.where(valid[:, None], v * HEADROOM, 0.0), VARIANT, DTYPE)
-    elif MERGED > 1:
-        s, c = load_sums(Acc, tl.program_id(0), ROWS, PRODUCT.columns)
-        for first in range(0, tiles, MERGED):
+        count = kept_count(List, owner, 0, tiles, MERGED)
+        if count > 0:
             v = merged_product(
-                G, C, first, tl.minimum(first + MERGED, tiles), words, row0, d0, TILES.block_v, ROWS, False, PRODUCT,
+                G, C, List, owner, 0, count, tiles, words, row0, d0, TILES.block_v, ROWS, MERGED, False, PRODUCT,
                 G_DESCRIPTOR, C_DESCRIPTOR, N
             )  # fmt: skip
-            s, c = add(s, c, tl.where(valid[:, None], v * HEADROOM, 0.0), VARIANT, DTYPE)
-    else:
+            s, c = load_sums(Acc, tl.program_id(0), ROWS, PRODUCT.columns)
+            s, c = add(s, c, increment_of_e(v, valid), VARIANT, DTYPE)
+            store_sums(Acc, tl.program_id(0), s, c)
+    elif MERGED > 1:
         s, c = load_sums(Acc, tl.program_id(0), ROWS, PRODUCT.columns)
-        for k in tl.range(0, kept_count(List, owner, tiles), flatten=True):
-            tile = kept_tile(List, owner, k, tiles)
+        for span in range(0, tl.cdiv(tiles, MERGED)):
+            count = kept_count(List, owner, span, tiles, MERGED)
+            if count > 0:
+                v = merged_product(
+                    G, C, List, owner, span, count, tiles, words, row0, d0, TILES.block_v, ROWS, MERGED, False,
+                    PRODUCT, G_DESCRIPTOR, C_DESCRIPTOR, N
+                )  # fmt: skip
+                s, c = add(s, c, increment_of_e(v, valid), VARIANT, DTYPE)
+        store_sums(Acc, tl.program_id(0), s, c)
+    else:
+        zero = tl.full((ROWS, PRODUCT.columns), 0.0, tl.float32)
+        s, c = load_sums(Acc, tl.program_id(0), ROWS, PRODUCT.columns)
+        for k in tl.range(0, kept_count(List, owner, 0, tiles, tiles), flatten=True):
+            tile = kept_tile(List, owner, 0, k, tiles, tiles)
             v = tile_product(
                 zero, G, C, tile * TILES.block_v, words, row0, d0, TILES.block_v, ROWS, False, PRODUCT,
                 G_DESCRIPTOR, C_DESCRIPTOR, N
             )  # fmt: skip
-            # An ignored row has g = 0, and 0 times a NaN in C is NaN.
-            v = tl.where(valid[:, None], v * HEADROOM, 0.0)
-            s, c = add(s, c, v, VARIANT, DTYPE)
-    store_sums(Acc, tl.program_id(0), s, c)
+            s, c = add(s, c, increment_of_e(v, valid), VARIANT, DTYPE)
+        store_sums(Acc, tl.program_id(0), s, c)
 
 
 @kernel
@@ -194,30 +189,31 @@ def classifier_kernel(
     place0 = (tl.program_id(0) // slices) * ROWS
     d0 = (tl.program_id(0) % slices) * PRODUCT.columns
     owner = place0 // TILES.block_v
-    zero = tl.full((ROWS, PRODUCT.columns), 0.0, tl.float32)
+    s, c = no_sums(ROWS, PRODUCT.columns, VARIANT, DTYPE)
     if MERGED > 1 and AT_ONCE:
         v = merged_product(
-            G, E, 0, tiles, N, place0, d0, TILES.block_n, ROWS, True, PRODUCT, G_DESCRIPTOR, E_DESCRIPTOR, N
+            G, E, List, owner, 0, kept_count(List, owner, 0, tiles, MERGED), tiles, N, place0, d0, TILES.block_n, ROWS,
+            MERGED, True, PRODUCT, G_DESCRIPTOR, E_DESCRIPTOR, N
         )  # fmt: skip
-        s, c = no_sums(ROWS, PRODUCT.columns, VARIANT, DTYPE)
-        s, c = add(s, c, v * tl.load(Scale), VARIANT, DTYPE)
+        s, c = add(s, c, increment_of_c(v, Scale, 0), VARIANT, DTYPE)
     elif MERGED > 1:
-        s, c = no_sums(ROWS, PRODUCT.columns, VARIANT, DTYPE)
-        for first_block in range(0, tiles, MERGED):
-            v = merged_product(
-                G, E, first_block, tl.minimum(first_block + MERGED, tiles), N, place0, d0, TILES.block_n, ROWS, True,
-                PRODUCT, G_DESCRIPTOR, E_DESCRIPTOR, N
-            )  # fmt: skip
-            s, c = add(s, c, v * tl.load(Scale + first_block), VARIANT, DTYPE)
+        for span in range(0, tl.cdiv(tiles, MERGED)):
+            count = kept_count(List, owner, span, tiles, MERGED)
+            if count > 0:
+                v = merged_product(
+                    G, E, List, owner, span, count, tiles, N, place0, d0, TILES.block_n, ROWS, MERGED, True, PRODUCT,
+                    G_DESCRIPTOR, E_DESCRIPTOR, N
+                )  # fmt: skip
+                s, c = add(s, c, increment_of_c(v, Scale, span * MERGED), VARIANT, DTYPE)
     else:
-        s, c = no_sums(ROWS, PRODUCT.columns, VARIANT, DTYPE)
-        for k in tl.range(0, kept_count(List, owner, tiles), flatten=True):
-            block = kept_tile(List, owner, k, tiles)
+        zero = tl.full((ROWS, PRODUCT.columns), 0.0, tl.float32)
+        for k in tl.range(0, kept_count(List, owner, 0, tiles, tiles), flatten=True):
+            block = kept_tile(List, owner, 0, k, tiles, tiles)
             v = tile_product(
                 zero, G, E, block * TILES.block_n, N, place0, d0, TILES.block_n, ROWS, True, PRODUCT,
                 G_DESCRIPTOR, E_DESCRIPTOR, N
             )  # fmt: skip
-            s, c = add(s, c, v * tl.load(Scale + block), VARIANT, DTYPE)
+            s, c = add(s, c, increment_of_c(v, Scale, block), VARIANT, DTYPE)
     place = first + place0 + tl.arange(0, ROWS)
     mask = place < V
     cols = place if Ordering is None else tl.load(Ordering + place, mask=mask, other=0)

@@ -1,5 +1,6 @@
 # mypy: ignore-errors
-"""What the forward pass records for granularity=segment: the probability of every segment.
+"""What the forward pass records for granularity=segment, and for filters of tiles that look ahead: the probability of
+every segment.
 
 In fp16, and so for twice the segments that fp32 would take the same memory for. A logit may be large where differences
 of logits are not: what is rounded is the distance to a maximum that its row had in the same split.

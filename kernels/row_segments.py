@@ -75,8 +75,8 @@ def row_residuals_kernel(
     DLse,
     Rows,  # (pairs,) int32 rows of E, those of a tile after those of the one before, ascending
     Chunk,  # (chunks, 3) int32: a tile of the vocabulary, where its next rows begin, how many they are
-    Top,  # (1,) fp32 power of two, the scale of dC's residuals
-    Out,  # (chunks BLOCK_N, BLOCK_V)
+    Top,  # (1,) fp32 power of two, the scale of dC's residuals; None without Out
+    Out,  # (chunks BLOCK_N, BLOCK_V); None where nobody multiplies them
     Live,  # (chunks BLOCK_N, BLOCK_V / 8) uint8: which entries are live, a bit each
     softcap,
     eps,
@@ -102,11 +102,13 @@ def row_residuals_kernel(
         E, C, Bias, 0, i, i < N, col0, cols, cols, col_mask, D, softcap, TILES, False, C_DESCRIPTOR
     )  # fmt: skip
     g = logit_gradient(softmax(z, rows), raw, rows, cols, col_mask, V, softcap)
-    live = is_live(tl.abs(g), rows.size[:, None], eps) | ((cols[None, :] == rows.target[:, None]) & (eps < 1))
-    relative = rows.scale if DTYPE == tl.float32 else relative_scale(rows.scale, tl.load(Top))  # noqa: SIM300
+    live = is_live(tl.abs(g), rows.size[:, None], eps)
     line = (tl.program_id(0).to(tl.int64) * TILES.block_n + place)[:, None]
-    out = line * TILES.block_v + tl.arange(0, TILES.block_v)[None, :]
-    tl.store(Out + out, cast_residual(g * relative[:, None], DTYPE))
+    if Out is not None:
+        live = live | ((cols[None, :] == rows.target[:, None]) & (eps < 1))  # which granularity=segment always keeps
+        relative = rows.scale if DTYPE == tl.float32 else relative_scale(rows.scale, tl.load(Top))  # noqa: SIM300
+        out = line * TILES.block_v + tl.arange(0, TILES.block_v)[None, :]
+        tl.store(Out + out, cast_residual(g * relative[:, None], DTYPE))
     BYTES: tl.constexpr = TILES.block_v // 8
     bits = pack_bits(live & rows.valid[:, None] & col_mask[None, :])
     tl.store(Live + line * BYTES + tl.arange(0, BYTES)[None, :], bits)

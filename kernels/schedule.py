@@ -83,8 +83,7 @@ class Schedule:
     group: int | None = None
     """The backward pass holds the residuals of this many vocabulary tiles at once; None: of what 128 MiB hold."""
     terms_per_increment: int = 1
-    """Where accumulate=fp32 takes in all tiles, whole ones of so many terms are one sum in the tensor core; elsewhere,
-    and at 1, it is one tile."""
+    """With increment=group, whole tiles of so many terms are one sum in the tensor core; at 1, one tile is."""
     splits: int = 1
     """The forward pass cuts the vocabulary into this many ranges, each with its own running (max, sum) pair."""
     workers: int | None = None
@@ -93,6 +92,9 @@ class Schedule:
     segment: int | None = None
     """Columns of a segment of rows, of which the forward pass sums each apart; None: half a tile of the forward pass,
     where that is 16 or more."""
+    look_ahead: int | None = None
+    """From so many words on, a filter of whole tiles has the forward pass record segments, and computes no tile again
+    that is dropped; None: never. No result depends on it."""
     descriptors: bool = True
     """Whether the forward pass loads by tensor descriptors where the layout allows it. Same arithmetic either way."""
     fp_fusion: bool = False
@@ -114,6 +116,8 @@ class Schedule:
                 f"segment={self.segment!r} is not a power of two from 16 to block_v={self.forward.block_v} of the "
                 "forward pass, nor None"
             )
+        if self.look_ahead is not None and (not isinstance(self.look_ahead, int) or self.look_ahead < 0):
+            raise ValueError(f"look_ahead={self.look_ahead!r} is not a number of words, nor None")
         if self.group is not None and (not isinstance(self.group, int) or self.group < 1):
             raise ValueError(f"group={self.group!r} is not a positive number, nor None")
 
@@ -149,9 +153,10 @@ class Schedule:
         assert self.workers is not None
         return self.workers * max(1, -(-blocks // self.workers))
 
-    def merged(self, block: int, accumulate: str, *, is_filtered: bool) -> int:
-        """Tiles of `block` terms per increment of a gradient. A filter would have every owner merge others."""
-        return max(1, self.terms_per_increment // block) if accumulate == "fp32" and not is_filtered else 1
+    def merged(self, block: int, increment: str) -> int:
+        """Tiles of `block` terms that one increment of a gradient is of, dropped ones counted, by
+        `Variant.increment`."""
+        return max(1, self.terms_per_increment // block) if increment == "group" else 1
 
     @property
     def segment_columns(self) -> int:
@@ -174,7 +179,7 @@ class Schedule:
     def __str__(self) -> str:
         loads = "" if self.descriptors else ", pointer loads"
         fusion = ", fp fusion" if self.fp_fusion else ""
-        merged = f", {self.terms_per_increment} terms per increment of fp32" if self.terms_per_increment > 1 else ""
+        merged = f", {self.terms_per_increment} terms per group" if self.terms_per_increment > 1 else ""
         cut = f"in {self.splits} split(s)" if self.workers is None else f"for {self.workers} programs"
         passes = f"forward {self.forward} {cut}, backward {self.backward}"
         segment = "" if self.segment is None else f", segments of {self.segment}"
@@ -209,4 +214,12 @@ def default_schedule(dtype: torch.dtype, n: int, d: int) -> Schedule:
         product = replace(product, columns=block_d)
     # As many as are held at once; more would let the tensor core's truncation grow, up to 10 u for every 16 terms.
     terms = 1 if dtype == torch.float32 else max(1, min(8192, GROUP_BYTES // (2 * max(n, 1))))
-    return Schedule(forward=forward, backward=backward, product=product, terms_per_increment=terms, workers=WORKERS)
+    return Schedule(
+        forward=forward,
+        backward=backward,
+        product=product,
+        terms_per_increment=terms,
+        workers=WORKERS,
+        # Smaller vocabularies of trained heads have few dead tiles, and at fp32's threshold all have.
+        look_ahead=None if dtype == torch.float32 else 2**16,
+    )

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from .backend import IS_INTERPRETED, TL_DTYPES
 from .column_segments import column_residuals_kernel, column_segments_kernel
-from .launch import Call, matrix, operand, options, vector
+from .launch import Call, matrix, operand, options
 from .lists import Counted, Lists
+from .live_segments import BLOCK, LiveSegments
 from .record import Record
-from .row_segments import live_rows_kernel, mark_words_kernel, row_residuals_kernel, row_segments_kernel
+from .row_segments import row_segments_kernel
 from .sampling import sample_rows
 from .scales import shared_scales
 from .schedule import Tiles
@@ -30,10 +31,6 @@ from .upstream import Upstream
 GROUP_BYTES = 5 * 2**23
 """Memory for the residuals that are held at once."""
 
-BLOCK = 64
-"""Lines of a step, where no tensor core multiplies."""
-ROWS = 32
-"""Of a program that judges rows."""
 PARTS = 128
 """Partial sums of the tail's two products, which fill a GPU."""
 
@@ -63,25 +60,28 @@ class _Segments:
         upstream: Upstream,
         stats: Statistics | None,
     ) -> None:
-        self.call, self.record, self.stats = call, record, stats
-        self.of_rows, self.of_columns = call.schedule.row_segments, call.schedule.column_segments
+        self.call, self.stats = call, stats
+        self.live = LiveSegments(call, row_max, log_sum, record, upstream)
+        self.of_rows, self.of_columns = self.live.tiles, call.schedule.column_segments
         self.product = call.schedule.product
         self.dtype, self.device = call.embeddings.dtype, call.embeddings.device
         self.n, self.v, self.d = call.shape
         self.product_e = self.product.spread(self.n, self.d)
-        self.segments = len(record.log_mass)
-        self.row_blocks = triton.cdiv(self.n, self.of_rows.block_n)
         spacing = torch.finfo(self.dtype).eps
         self.eps, self.eps_e = call.variant.threshold(spacing), call.variant.threshold_e(spacing)
-        self.bias, self.softcap = vector(call.bias), call.softcap
+        self.softcap = call.softcap
         self.row_max, self.log_sum = row_max, log_sum
         self.upstream = upstream
-        self.rows = (vector(call.targets), row_max, log_sum, vector(upstream.dloss), vector(upstream.dlse))
+        self.bias, self.rows = self.live.bias, self.live.rows
         self.size = {"BLOCK": BLOCK, "enable_fp_fusion": call.schedule.fp_fusion}
 
     def run(self, want_e: bool, want_c: bool) -> tuple[Tensor | None, Tensor | None]:
         call = self.call
-        live, lost, top = self._live_rows()
+        live, lost = self.live.judge(self.eps)
+        top: Tensor = shared_scales(  # type: ignore[no-untyped-call]
+            self.rows, call.shape, self.of_rows.block_n, 1, call.ignore_index, self.dtype
+        )
+        top = top.amax().reshape(1)
         counted = Counted(live, self.of_rows.block_n)
         # Till the count is there the device does what needs no lists.
         share = pull_c = None
@@ -90,37 +90,12 @@ class _Segments:
             pull_c = self._pull(call.embeddings, self._given_back(lost)) if want_c else None
         if self.stats is not None:
             self.stats.tail_share, self.stats.segments_c = share, live
-        words = torch.zeros((self.row_blocks, self.v), dtype=torch.int8, device=self.device)
+        words = self.live.words()
         del live
         if want_e and self.stats is not None:
             self.stats.segments_e = words
         d_classifier, marked = self._classifier(counted, lost, top, share, pull_c, words, want_c)
         return self._embeddings(marked, share) if want_e else None, d_classifier
-
-    def _live_rows(self) -> tuple[Tensor, Tensor, Tensor]:
-        """(segments, N) int8 which are kept, (N,) probability in the others, (1,) scale of dC's residuals."""
-        live = torch.empty((self.segments, self.n), dtype=torch.int8, device=self.device)
-        schedule = self.call.schedule
-        per_tile = schedule.forward.block_v // schedule.segment_columns
-        lost = torch.empty(self.n, device=self.device)
-        live_rows_kernel[(triton.cdiv(self.n, ROWS),)](
-            self.record,
-            *self.rows,
-            live,
-            lost,
-            self.eps,
-            self.segments,
-            schedule.tiles_per_split(self.n, self.v) * per_tile,
-            self.n,
-            self.call.ignore_index,
-            ROWS=ROWS,
-            SEGMENT=schedule.segment_columns,
-            **self.size,
-        )
-        top: Tensor = shared_scales(  # type: ignore[no-untyped-call]
-            self.rows, self.call.shape, self.of_rows.block_n, 1, self.call.ignore_index, self.dtype
-        )
-        return live, lost, top.amax().reshape(1)
 
     def _tail_share(self, live: Tensor) -> Tensor:
         """(V,) fp32 how the probability that sampled rows lose is spread; 0 where they lose none."""
@@ -162,42 +137,18 @@ class _Segments:
         call, tiles = self.call, self.of_rows
         out = torch.empty((self.v, self.d), dtype=self.dtype, device=self.device) if wanted else None
         e = matrix(call.embeddings)
-        c, c_descriptor = operand(call.classifier, (tiles.block_v, tiles.block_d), call.schedule)
         step, rows = self.product.step(tiles.block_n), min(self.product.rows, tiles.block_v)
         slices = triton.cdiv(self.d, self.product.columns)
         lists = counted.lists()
-        chunk, groups = lists.table(), self._groups(lists, tiles)
+        table, groups = lists.table(), self._groups(lists, tiles)
         residuals = self._room(groups, tiles)
-        live = torch.empty((len(residuals), tiles.block_v // 8), dtype=torch.uint8, device=self.device)
+        bits = self.live.bits(len(residuals) // tiles.block_n)
         g, g_descriptor = operand(residuals, (step, rows), call.schedule)
         marked: Counted | None = None
         for tile, count, first, chunks in groups:
             if chunks:
-                row_residuals_kernel[(chunks,)](
-                    e,
-                    c,
-                    self.bias,
-                    *self.rows,
-                    lists.members,
-                    chunk,
-                    top,
-                    residuals,
-                    live,
-                    self.softcap,
-                    self.eps_e,
-                    first,
-                    self.n,
-                    self.v,
-                    self.d,
-                    call.ignore_index,
-                    DTYPE=TL_DTYPES[self.dtype],
-                    TILES=tiles,
-                    C_DESCRIPTOR=c_descriptor,
-                    **options(tiles, call.schedule),
-                )
-                mark_words_kernel[(chunks,)](
-                    live, lists.members, chunk, words, first, self.n, self.v, TILES=tiles, STEP=16
-                )
+                self.live.residuals(lists, table, first, chunks, self.eps_e, top, residuals, bits)
+                self.live.mark(lists, table, first, chunks, bits, words)
             if marked is None and first + chunks == lists.firsts[-1]:  # all words are marked
                 marked = Counted(words, self.of_columns.block_v)
             if out is not None:
@@ -223,7 +174,7 @@ class _Segments:
                 )
         assert marked is not None
         if wanted:
-            self._count("c", lists, lost, self.segments * self.n)
+            self._count("c", lists, lost, self.live.segments * self.n)
         return out, marked
 
     def _embeddings(self, marked: Counted, share: Tensor | None) -> Tensor:
@@ -287,7 +238,7 @@ class _Segments:
                 G_DESCRIPTOR=g_descriptor,
                 **options(self.product_e, call.schedule),
             )
-        self._count("e", lists, lost, self.row_blocks * self.v)
+        self._count("e", lists, lost, self.live.row_blocks * self.v)
         return out
 
     def _groups(self, lists: Lists, tiles: Tiles) -> list[tuple[int, int, int, int]]:

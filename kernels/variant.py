@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args, get_type_hints
 
 Order = Literal["none", "mean_logit", "mean_prob"]
 Accumulate = Literal["storage", "kahan", "hilo", "fp32"]
+Increment = Literal["group", "tile"]
 Target = Literal["fused", "indexed"]
 Granularity = Literal["tile", "segment"]
 Tail = Literal["drop", "rank1"]
@@ -41,7 +42,10 @@ class Variant:
     """How the backward pass walks the vocabulary: as it is, by descending mean logit (paper), or by descending mean
     probability over some rows."""
     accumulate: Accumulate = "storage"
-    """How the gradient sums carry the increments of their tiles."""
+    """How the gradient sums carry what they have from one increment to the next."""
+    increment: Increment = "group"
+    """What a sum takes in at once: the product of as many tiles as its schedule makes one sum in the tensor core, less
+    those that are dropped, or of one tile (paper)."""
     target: Target = "fused"
     """Where the target's logit comes from: the tile of the log-sum-exp, or Algorithm 1's own dot product."""
     granularity: Granularity = "tile"
@@ -58,11 +62,12 @@ class Variant:
             if value not in legal or type(value) is not type(legal[0]):
                 raise ValueError(f"{name}={shown(value)} is unknown; legal values: {', '.join(map(shown, legal))}")
         if self.granularity == "segment" and (
-            not (self.filter_e and self.filter_c) or self.order != "none" or self.accumulate != "fp32"
+            not (self.filter_e and self.filter_c)
+            or (self.order, self.accumulate, self.increment) != ("none", "fp32", "group")
         ):
             raise ValueError(
-                "granularity=segment needs filter_e=yes, filter_c=yes, order=none and accumulate=fp32: what is kept "
-                "is gathered anyway, and summed in one product"
+                "granularity=segment needs filter_e=yes, filter_c=yes, order=none, accumulate=fp32 and "
+                "increment=group: what is kept is gathered anyway, and summed in one product"
             )
         for name in THRESHOLDS:
             value = getattr(self, name)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import torch
 from torch import Tensor
 
@@ -12,8 +14,46 @@ from .random_error import RandomError
 from .terms import Terms
 
 
+@dataclass(frozen=True, eq=False)
+class Filtered:
+    """What a sum takes in at once, and what of its tiles it leaves out."""
+
+    taken: Increment
+    dropped: Tensor
+    doubtful: Tensor  # the size of what is too close to eps to call
+    doubtful_alike: Tensor | None  # and of its `alike`
+    left_out: Tensor  # float64's error in what is dropped
+
+    @classmethod
+    def of_tile(cls, tile: Increment, surely: Tensor, maybe: Tensor) -> Filtered:
+        """A whole increment, where the masks, which broadcast with v, say that it is live."""
+        taken, unsure = surely | maybe, maybe & ~surely
+
+        def where(mask: Tensor, x: Tensor | None) -> Tensor | None:
+            return None if x is None else torch.where(mask, x, 0.0)
+
+        kept = replace(
+            tile,
+            v=torch.where(taken, tile.v, 0.0),
+            error=torch.where(taken, tile.error, 0.0),
+            known=where(taken, tile.known),
+            alike=where(taken, tile.alike),
+            own=torch.where(taken, tile.own, 0.0),
+            random=None if tile.random is None else tile.random.masked(taken),
+        )
+        middle = tile.v if tile.known is None else tile.v + tile.known
+        return cls(
+            kept,
+            dropped=torch.where(taken, 0.0, tile.v),
+            doubtful=torch.where(unsure, middle.abs(), 0.0),
+            doubtful_alike=where(unsure, None if tile.alike is None else tile.alike.abs()),
+            left_out=torch.where(taken, 0.0, tile.oracle),
+        )
+
+
 class FilteredSum:
-    """Takes in every tile's increment, kept, dropped, or too close to eps to call, and bounds what comes of them."""
+    """Takes in every increment, with what is kept, dropped, or too close to eps to call, and bounds what comes of
+    them."""
 
     def __init__(self, total: Accumulation, *, is_filtered: bool, kappa: Terms | None, known_by: str) -> None:
         """`kappa` (N, 1), by stage, bounds the number of that name; `known_by` is the stage that known roundings are
@@ -25,30 +65,30 @@ class FilteredSum:
             torch.zeros_like(total.sum) for _ in range(5)
         )
 
-    def add(self, tile: Increment, surely: Tensor, maybe: Tensor) -> None:
-        """`surely` and `maybe`, which broadcast with v, say where the tile is live."""
-        taken, unsure = surely | maybe, maybe & ~surely
-        known = torch.where(taken, 0.0 if tile.known is None else tile.known, 0.0)
-        middle = torch.where(taken, tile.v, 0.0) + known
+    def add(self, part: Filtered) -> None:
+        """One more increment."""
+        taken, in_doubt = part.taken, part.doubtful
+        middle = taken.v
+        if taken.known is not None:
+            middle = middle + taken.known
+            self._known += taken.known
         alike: Tensor | float = 0.0
         common: Tensor | float = 0.0
-        if tile.alike is not None and self._largest_kappa is not None:
-            added = torch.where(taken, tile.alike, 0.0)
-            self._alike += added
-            alike, common = self._largest_kappa * added.abs(), self._largest_kappa * self._alike.abs()
-        in_doubt = torch.where(unsure, middle.abs() + alike, 0.0)
-        left_out = torch.where(taken, 0.0, tile.oracle)
-        self._dropped += torch.where(taken, 0.0, tile.v)
-        self._known += known
+        if taken.alike is not None and self._largest_kappa is not None:
+            self._alike += taken.alike
+            alike, common = self._largest_kappa * taken.alike.abs(), self._largest_kappa * self._alike.abs()
+            if part.doubtful_alike is not None:
+                in_doubt = in_doubt + self._largest_kappa * part.doubtful_alike
+        self._dropped += part.dropped
         self._doubtful += in_doubt
-        self._own += left_out + torch.where(taken, tile.own, 0.0)
-        self.total.error += left_out
-        if tile.random is None or self._increments is None:
+        self._own += part.left_out + taken.own
+        self.total.error += part.left_out
+        if taken.random is None or self._increments is None:
             self._increments = None
         else:
-            certain = RandomError.certain(left_out + in_doubt)
-            self._increments = self._increments.plus(tile.random.masked(taken)).plus(certain)
-        self.total.add(middle, torch.where(taken, tile.error, 0.0) + in_doubt, alike, common)
+            certain = RandomError.certain(part.left_out + in_doubt)
+            self._increments = self._increments.plus(taken.random).plus(certain)
+        self.total.add(middle, taken.error + in_doubt, alike, common)
 
     def terms(self, increments: Terms) -> Terms:
         """The bound of the result after all increments, given what stages before the product contribute."""

@@ -17,7 +17,7 @@ from . import stages
 from .accumulation import Accumulation
 from .arithmetic import DOUBLE_U, Arithmetic
 from .coincidences import coincidences
-from .filtered_sum import FilteredSum
+from .filtered_sum import Filtered, FilteredSum
 from .formats import Format, U
 from .forward_budget import ForwardError
 from .increment import Increment, Slice, increment
@@ -212,6 +212,33 @@ class GradientBudget:
         underflow = torch.where(unsure, self.fmt.tiny / 2 * scale, 0.0)
         return dg.cast(g, scale, underflow, self.fmt, self.arithmetic, self.stream.valid)
 
+    def _filtered_increment(
+        self,
+        g: Tensor,
+        dg: Slice,
+        other: Tensor,
+        oracle: Tensor,
+        live: list[Tensor],
+        tiny: Tensor | float,
+        limit: Tensor | float,
+        steps: int,
+    ) -> Filtered:
+        """Of residuals g (m, k), of which `live` (m, k) are surely and maybe taken in, whole tiles."""
+        surely, maybe = live
+        if steps == 1:
+            tile = self._multiplied(g, dg, other, oracle, tiny, limit, steps)
+            return Filtered.of_tile(tile, surely[:, :1], maybe[:, :1])
+        taken = self._multiplied(torch.where(maybe, g, 0.0), dg.masked(maybe), other, oracle, tiny, limit, steps)
+        rest, unsure = torch.where(maybe, 0.0, g), maybe & ~surely
+        nothing = torch.zeros_like(taken.v)
+        # float64's error is far below all others: a bound that needs no product will do
+        left_out = oracle.amax(1, keepdim=True) * rest.abs().sum(1, keepdim=True) * other.abs().amax(0)
+        doubtful, alike = nothing, None if dg.alike is None else nothing
+        if bool(unsure.any()):
+            doubtful = _weighted(unsure, g if dg.known is None else g + dg.known, other)
+            alike = None if dg.alike is None else _weighted(unsure, dg.alike, other)
+        return Filtered(taken, rest @ other if bool(rest.any()) else nothing, doubtful, alike, left_out)
+
     def _multiplied(
         self,
         g: Tensor,
@@ -238,13 +265,12 @@ class GradientBudget:
         self.live_e = (self.live_e[0] + int(surely.sum()), self.live_e[1] + int(maybe.sum()))
         # HEADROOM comes after the product
         tiny, limit = self.scale / HEADROOM, LARGEST_FP32 * self.scale
-        merged = self.schedule.merged(block, self.variant.accumulate, is_filtered=self.variant.filter_e)
+        merged = self.schedule.merged(block, self.variant.increment)
         for tile in range(0, surely.shape[1], merged):
             span = slice(tile * block, (tile + merged) * block)
             of_tile = g[:, span], whole.columns(span), classifier[span], oracle[:, span]
-            tile_sum = self._multiplied(*of_tile, tiny, limit, merged)
-            rows = (_elements(live[:, tile], self.tiles.block_n, len(g))[:, None] for live in (surely, maybe))
-            self._sum.add(tile_sum, *rows)
+            live = [self._spread(x[:, tile : tile + merged], g[:, span]) for x in (surely, maybe)]
+            self._sum.add(self._filtered_increment(*of_tile, live, tiny, limit, merged))
         if self.by_stage:
             for stage, w in cast.own.masked(self._spread(maybe, g)).items():
                 self._increments.add(stage, w @ classifier.abs())
@@ -273,7 +299,7 @@ class GradientBudget:
 
     @property
     def _merged_c(self) -> int:
-        return self.schedule.merged(self.tiles.block_n, self.variant.accumulate, is_filtered=self.variant.filter_c)
+        return self.schedule.merged(self.tiles.block_n, self.variant.increment)
 
     def _classifier(
         self,
@@ -294,8 +320,8 @@ class GradientBudget:
             tiny = top if isinstance(top, float) else top.clamp(min=1)
             g = residual[span].T
             of_tile = g, whole.rows(span), embeddings[span], oracle[span].T
-            tile_sum = self._multiplied(*of_tile, tiny, LARGEST_FP32 * top, merged)
-            total.add(tile_sum, *(_elements(x[place], self.tiles.block_v, len(g))[:, None] for x in live))
+            of_span = [self._spread(x[place : place + merged], g.T).T for x in live]
+            total.add(self._filtered_increment(*of_tile, of_span, tiny, LARGEST_FP32 * top, merged))
         for stage, w in stages_before.items():
             increments.add(stage, w.T @ embeddings.abs())
         terms = total.terms(increments)
@@ -324,6 +350,11 @@ class GradientBudget:
         of_rows = RandomError(*(x.sum(0) for x in dg.random))
         random = of_rows.plus(added).plus(RandomError.certain(dg.known.sum(0).abs() + cast))
         return terms, random._replace(largest=terms.total)
+
+
+def _weighted(mask: Tensor, x: Tensor, other: Tensor) -> Tensor:
+    """|x| |other| of what the mask has."""
+    return torch.where(mask, x.abs(), 0.0) @ other.abs()
 
 
 def _power_of_two(size: Tensor) -> Tensor:

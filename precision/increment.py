@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from . import stages
@@ -16,7 +17,7 @@ from .stages import overflowing
 
 @dataclass(frozen=True, eq=False)
 class Increment:
-    """The increment of one tile: v, computed within `error` of v + `known` + kappa `alike`.
+    """One tile's, or several tiles' in one sum: v, computed within `error` of v + `known` + kappa `alike`.
 
     `known` is what roundings that are known come to. kappa is one number for each row of the sum, the same in all its
     tiles: what a row's max and log sum are wrong by.
@@ -49,6 +50,10 @@ class Slice:
 
     def rows(self, span: slice) -> Slice:
         return self._each(lambda x: x[span].T)
+
+    def masked(self, keep: Tensor) -> Slice:
+        """Where `keep`, 0 elsewhere."""
+        return self._each(lambda x: torch.where(keep, x, 0.0))
 
     def _each(self, part: Callable[[Tensor], Tensor]) -> Slice:
         known, alike = (None if x is None else part(x) for x in (self.known, self.alike))

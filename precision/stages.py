@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from ccelab.kernels import Variant
-from ccelab.kernels.segments import BLOCK, PARTS
+from ccelab.kernels.live_segments import BLOCK
+from ccelab.kernels.segments import PARTS
 from ccelab.reference import Problem
 
 from .arithmetic import ANY, Arithmetic

@@ -188,6 +188,10 @@ class Trial:
             event("tiles kept and skipped")
         return outcome
 
+    def uncounted(self, case: Case) -> Outcome:
+        """The answers of a subject that is not asked what it dropped."""
+        return run(case, accepted(self.bench.subject), counts=False)
+
     def call(self, case: Case, input: Tensor, linear_weight: Tensor) -> Tensor:
         """The subject's loss at other leaves, its graph with it."""
         given = replace(case, input=input, linear_weight=linear_weight)

@@ -21,6 +21,8 @@ ALL_SUMS = ("cce", "cce-no-sort", "cce-kahan", "cce-exact,accumulate=hilo", "cce
 
 @law(
     *ALL_SUMS,
+    "cce,increment=tile",
+    "cce-kahan,increment=tile",
     "cce-exact,target=indexed",
     "cce-segment,eps=2^-6",
     "cce-segment,eps=2^-6,tail=drop",

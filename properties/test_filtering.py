@@ -12,7 +12,16 @@ from ccelab.kernels.sampling import sample_rows
 from ccelab.precision.budget import budget
 from ccelab.reference.double import Stream
 
-from .conditions import both, by_mean_logit, by_mean_probability, dropping, filtered, filtered_in_e, without_filter
+from .conditions import (
+    both,
+    by_mean_logit,
+    by_mean_probability,
+    by_tile,
+    dropping,
+    filtered,
+    filtered_in_e,
+    without_filter,
+)
 from .law import Trial, law
 from .probabilities import softmax_and_error
 from .strategies import specs
@@ -56,6 +65,25 @@ def test_every_tile_is_kept_or_skipped(trial: Trial) -> None:
         (stats.tiles_kept_c, stats.tiles_skipped_c, (spec.n if segments else down) * across),
     ):
         assert (kept or 0) + (skipped or 0) == want
+
+
+@law(
+    "cce,eps=2^-6",
+    "cce-no-sort,accumulate=fp32,eps=2^-6",
+    needs=NEEDS,
+    when=both(filtered, by_tile),
+    draw=specs(families=HARD, bias=None, least=(2, 65, 17)),
+)
+def test_looking_ahead_changes_no_bit(trial: Trial) -> None:
+    """Gradients are the same whether dropped tiles are computed again or known to be dropped.
+
+    A call that counts what it drops has to compute it, so these do not count.
+    """
+    one, other = (
+        trial.uncounted(replace(trial.case, schedule=replace(trial.case.schedule, look_ahead=least)))
+        for least in (None, 0)
+    )
+    trial.same(one, other)
 
 
 @law(

@@ -33,7 +33,15 @@ from ccelab.properties.cases import DEVICE, DTYPES, SMALL, Case, draw, peaked
 from ccelab.reference import Problem, Solution, double
 
 OUTPUTS = ("loss", "reduced", "lse", "d_embeddings", "d_classifier", "d_bias")
-VARIANTS = (*PRESETS, "cce,accumulate=hilo", "cce,accumulate=fp32", "cce-no-filter,target=indexed", "cce,eps=2^-6")
+TILE_BY_TILE = ("cce,increment=tile", "cce-kahan,increment=tile", "cce-exact,increment=tile")
+VARIANTS = (
+    *PRESETS,
+    *TILE_BY_TILE,
+    "cce,accumulate=hilo",
+    "cce,accumulate=fp32",
+    "cce-no-filter,target=indexed",
+    "cce,eps=2^-6",
+)
 INTERPRETED = not torch.cuda.is_available()
 
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ccelab.kernels import ProductTiles, Schedule, Tiles, default_schedule, gradients
+from ccelab.kernels import ProductTiles, Schedule, Tiles, Variant, default_schedule, gradients
 from ccelab.kernels import schedule as schedule_module
 from ccelab.kernels.backward import Residuals
-from ccelab.properties.cases import DTYPES, SMALL, assert_within_budget, draw, run
+from ccelab.properties.cases import DTYPES, SMALL, assert_within_budget, draw, peaked, run
 
 BASE = Tiles(block_n=16, block_v=32, block_d=16)
 
@@ -73,12 +73,18 @@ def test_any_schedule_is_within_its_own_budget(schedule: Schedule) -> None:
     assert_within_budget(draw(variant="cce", schedule=schedule, lse=True, reduction="none"))
 
 
+@pytest.mark.parametrize("variant", ["cce-exact", "cce-kahan,eps=2^-5", "cce-no-sort,eps=2^-5"])
 @pytest.mark.parametrize("terms", [16, 40, 64, 10**6])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_any_increment_is_within_its_own_budget(terms: int, dtype: torch.dtype) -> None:
-    """Several tiles in one sum; of a few, of all, and of what is not a whole number of them."""
+def test_any_increment_is_within_its_own_budget(terms: int, dtype: torch.dtype, variant: str) -> None:
+    """Several tiles in one sum; of a few, of all, and of what is not a whole number of them. What is dropped of them is
+    no part of it."""
     schedule = replace(SMALL, terms_per_increment=terms)
-    assert_within_budget(draw((53,), 90, 40, dtype, variant="cce-exact", schedule=schedule, lse=True, reduction="none"))
+    case = peaked(53, 90, 40, dtype, variant=variant, schedule=schedule, lse=True, reduction="none")
+    stats = assert_within_budget(case).outcome.stats
+    assert stats.tiles_kept_e
+    assert stats.tiles_kept_c
+    assert bool(stats.tiles_skipped_e and stats.tiles_skipped_c) == Variant.of(variant).filter_e
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -177,8 +183,8 @@ def test_a_group_holds_no_more_than_it_may(variant: str, n: int, monkeypatch: py
     held: list[tuple[int, int]] = []
     find = gradients._Backward._residuals
 
-    def note(self: gradients._Backward, group: gradients._Group) -> Residuals:
-        found = find(self, group)
+    def note(self: gradients._Backward, group: gradients._Group, room: Residuals) -> Residuals:
+        found = find(self, group, room)
         buffers = (x for x in (found.for_e, found.for_c) if x is not None)
         gathered = group.classifier.numel() if self.order is not None else 0
         held.append((sum(x.numel() for x in buffers), gathered))

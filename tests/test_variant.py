@@ -24,7 +24,7 @@ def test_presets_are_the_rows_of_the_design() -> None:
         "cce-kahan-full-e": (False, True, "mean_logit", "kahan"),
         "cce-exact": (False, False, "none", "fp32"),
     }
-    plain = {"eps": None, "eps_e": None, "target": "fused", "granularity": "tile", "tail": "drop"}
+    plain = {"increment": "group", "eps": None, "eps_e": None, "target": "fused", "granularity": "tile", "tail": "drop"}
     want = {name: {**dict(zip(fields, row, strict=True)), **plain} for name, row in table.items()}
     segments = dict(zip(fields, (True, True, "none", "fp32"), strict=True))
     want["cce-segment"] = {**segments, **plain, "eps": 2.0**-14, "granularity": "segment", "tail": "rank1"}
@@ -38,11 +38,15 @@ def test_every_is_every_legal_combination_once() -> None:
         (False, True),
         ("none", "mean_logit", "mean_prob"),
         ("storage", "kahan", "hilo", "fp32"),
+        ("group", "tile"),
         ("fused", "indexed"),
     )
-    found = [(v.filter_e, v.filter_c, v.order, v.accumulate, v.target, v.granularity, v.tail) for v in every()]
+    fields = ("filter_e", "filter_c", "order", "accumulate", "increment", "target", "granularity", "tail")
+    found = [tuple(getattr(v, name) for name in fields) for v in every()]
     tiles = {(*choice, "tile", "drop") for choice in product(*axes)}
-    segments = set(product((True,), (True,), ("none",), ("fp32",), axes[-1], ("segment",), ("drop", "rank1")))
+    segments = set(
+        product((True,), (True,), ("none",), ("fp32",), ("group",), axes[-1], ("segment",), ("drop", "rank1"))
+    )
     assert set(found) == tiles | segments
     assert len(found) == len(set(every())) == len(tiles) + len(segments)
     assert all(v.eps is None and v.eps_e is None for v in every())

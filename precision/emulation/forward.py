@@ -88,8 +88,8 @@ class Forward(Memo):
     def _indexed(self, modes: Modes, a: Arithmetic) -> Tensor:
         """Algorithm 1's product: a sum per lane over the steps of D, then one over the lanes."""
         rows, block = self.rows, self.tiles.block_d
-        of_target = self.setup.columns(rows.target[:, 0]).classifier
-        e, c = (torch.nn.functional.pad(x.to(a.dtype), (0, -x.shape[1] % block)) for x in (rows.embeddings, of_target))
+        of_target = self.setup.columns(rows.target[:, 0]).storage
+        e, c = (torch.nn.functional.pad(x.to(a.dtype), (0, -x.shape[1] % block)) for x in (rows.storage, of_target))
         parts = torch.zeros((len(e), block), dtype=a.dtype, device=e.device)
         for start in range(0, e.shape[1], block):
             parts = parts + e[:, start : start + block] * c[:, start : start + block]

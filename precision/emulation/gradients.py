@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .modes import Modes
 from .residuals import Backward, Residuals
-from .setup import HEADROOM, Setup
+from .setup import HEADROOM, Columns, Rows, Setup
 from .staged import resolved
 from .sums import Sum, cast_increment, rescaled
 
@@ -81,22 +81,17 @@ class Gradients:
             found = dict[Any, Tensor]()
             together = range(t, min(t + merged, count))
 
-            def product(modes: Modes, together: range = together) -> Tensor:
-                v: Tensor | None = None
-                for k in together:
-                    g, span = part.for_embeddings(modes)[:, :, k], slice(k * block, (k + 1) * block)
-                    if modes["tile_product"] == "on":
-                        v = self.setup.machine.product(g.float(), part.columns.classifier[span], self.tiles, v)
-                    else:
-                        v = g.double() @ part.columns.double[span] + (0.0 if v is None else v)
-                assert v is not None
-                return torch.where(valid, v * HEADROOM, 0.0)
+            def product(modes: Modes, live: Tensor | None, together: range = together) -> Tensor:
+                g, live = part.for_embeddings(modes), None if live is None else live.T
+                factors = ((g[:, :, k], slice(k * block, (k + 1) * block)) for k in together)
+                return torch.where(valid, self._product(modes, factors, part.columns, live) * HEADROOM, 0.0)
 
             for key, modes in runs.items():
                 live = self._live(part, modes, self.variant.filter_e)
-                if live is None or bool(live[:, t].any()):
-                    v = self._increment(found, modes, product)
-                    self.embeddings[key].add(v, None if live is None else live[:, t, None, None])
+                live = None if live is None else live[:, t : t + merged]
+                if live is None or bool(live.any()):
+                    v = self._increment(found, modes, live, product)
+                    self.embeddings[key].add(v, None if live is None else live.any(1)[:, None, None])
 
     def _walk_rows(self, part: Residuals, runs: dict[Any, Modes], totals: dict[Any, Sum]) -> None:
         """dC's sums along the row blocks."""
@@ -106,32 +101,52 @@ class Gradients:
             found = dict[Any, Tensor]()
             together = range(b, min(b + merged, count))
 
-            def product(modes: Modes, together: range = together) -> Tensor:
-                scale, v = part.block_scale(modes)[together[0]], None
-                for k in together:
-                    g, span = part.for_classifier(modes)[k].permute(1, 2, 0), slice(k * block, (k + 1) * block)
-                    if modes["tile_product"] == "on":
-                        v = self.setup.machine.product(g.float(), rows.embeddings[span], self.tiles, v)
-                    else:
-                        v = g.double() @ rows.double[span] + (0.0 if v is None else v)
-                assert v is not None
-                return v * scale.to(v.dtype)
+            def product(modes: Modes, live: Tensor | None, together: range = together) -> Tensor:
+                g = part.for_classifier(modes)
+                factors = ((g[k].permute(1, 2, 0), slice(k * block, (k + 1) * block)) for k in together)
+                v = self._product(modes, factors, rows, live)
+                return v * part.block_scale(modes)[together[0]].to(v.dtype)
 
             for key, modes in runs.items():
                 live = self._live(part, modes, self.variant.filter_c)
-                if live is None or bool(live[b].any()):
-                    v = self._increment(found, modes, product)
-                    totals[key].add(v, None if live is None else live[b][:, None, None])
+                live = None if live is None else live[b : b + merged]
+                if live is None or bool(live.any()):
+                    v = self._increment(found, modes, live, product)
+                    totals[key].add(v, None if live is None else live.any(0)[:, None, None])
 
-    def _increment(self, found: dict[Any, Tensor], modes: Modes, product: Callable[[Modes], Tensor]) -> Tensor:
-        """The increment of one tile as the sum takes it."""
-        key = modes.key("cast_increment")
+    def _product(
+        self, modes: Modes, factors: Iterable[tuple[Tensor, slice]], other: Rows | Columns, live: Tensor | None
+    ) -> Tensor:
+        """(owners, rows, D) of residuals times rows of `other`, in one sum; an owner takes in what is `live` (tiles,
+        owners)."""
+        v: Tensor | None = None
+        for k, (g, span) in enumerate(factors):
+            if live is not None and not bool(live[k].any()):
+                continue
+            if modes["tile_product"] == "on":
+                more = self.setup.machine.product(g.float(), other.storage[span], self.tiles, v)
+            else:
+                more = g.double() @ other.double[span] + (0.0 if v is None else v)
+            v = more if live is None else torch.where(live[k][:, None, None], more, 0.0 if v is None else v)
+        assert v is not None
+        return v
+
+    def _increment(
+        self,
+        found: dict[Any, Tensor],
+        modes: Modes,
+        live: Tensor | None,
+        product: Callable[[Modes, Tensor | None], Tensor],
+    ) -> Tensor:
+        """An increment as the sum takes it, of what is `live` under these modes."""
+        drops = live is not None
+        key = drops, modes.key("cast_increment")
         if key not in found:
             of_cast = resolved(modes, "cast_increment")
             of_product = resolved(of_cast, "tile_product")
-            before = "product", of_product.key("tile_product")
+            before = "product", drops, of_product.key("tile_product")
             if before not in found:
-                found[before] = product(of_product)
+                found[before] = product(of_product, live)
             v = found[before]
             if of_cast["cast_increment"] == "on":
                 v = cast_increment(v.float(), self.variant, self.setup.dtype)

@@ -15,7 +15,7 @@ from .setup import Columns, Rows
 def product(a: Arithmetic, rows: Rows, columns: Columns, tiles: Tiles) -> Tensor:
     """(R, n) E . C."""
     if isinstance(a, Machine):
-        return a.logits(rows.embeddings, columns.classifier, tiles)
+        return a.logits(rows.storage, columns.storage, tiles)
     return rows.double @ columns.double.T
 
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ccelab.kernels import Statistics
-from ccelab.kernels.segments import BLOCK, PARTS
+from ccelab.kernels.live_segments import BLOCK
+from ccelab.kernels.segments import PARTS
 
 from ..decisions import decisions
 from .chain import Chain
@@ -80,7 +81,7 @@ class SegmentGradients(Gradients):
             machine = self.setup.machine if on else None
             self.blocks[key] = [Chain(machine, self.setup.schedule.column_segments.block_v) for _ in range(len(g))]
         kept = _part(self.decided.words, first, g.shape[2]) if self._drops(modes) else None
-        other = part.columns.classifier if on else part.columns.double
+        other = part.columns.storage if on else part.columns.double
         for b, chain in enumerate(self.blocks[key]):
             chain.add(g[b], other, None if kept is None else kept[b])
 
@@ -89,7 +90,7 @@ class SegmentGradients(Gradients):
         rows, block_v, on = self.backward.rows, self.tiles.block_v, modes["tile_product"] == "on"
         g = part.for_classifier(modes).flatten(2).flatten(0, 1).T.unflatten(0, (-1, block_v))  # (tiles, BLOCK_V, R)
         kept = _part(self.decided.rows, 0, g.shape[2]) if self._drops(modes) else None
-        machine, other = (self.setup.machine, rows.embeddings) if on else (None, rows.double)
+        machine, other = (self.setup.machine, rows.storage) if on else (None, rows.double)
         found = torch.cat(
             [
                 Chain(machine, self.tiles.block_n)
@@ -129,7 +130,7 @@ class SegmentGradients(Gradients):
         lost = self.decided.lost_c.to(dtype)
         m = torch.where(lost > 0, lost * (d_loss + d_lse), 0.0)
         words = self._pull(self.setup.problem.classifier.detach().to(dtype), share)
-        return words, self._pull(self.backward.rows.embeddings[:n].to(dtype), m)
+        return words, self._pull(self.backward.rows.storage[:n].to(dtype), m)
 
     def _pull(self, rows: Tensor, weights: Tensor) -> Tensor:
         """(D,) the weighted sum of rows: in each of the parts 64 running sums, then those, and then the parts."""

@@ -37,10 +37,7 @@ class Setup:
     def merged(self, output: str) -> int:
         """Tiles per increment of "e" or "c"."""
         tiles = self.schedule.backward
-        block, is_filtered = (
-            (tiles.block_v, self.variant.filter_e) if output == "e" else (tiles.block_n, self.variant.filter_c)
-        )
-        return self.schedule.merged(block, self.variant.accumulate, is_filtered=is_filtered)
+        return self.schedule.merged(tiles.block_v if output == "e" else tiles.block_n, self.variant.increment)
 
     @property
     def backward_tiles(self) -> Tiles:
@@ -60,8 +57,8 @@ class Rows:
         problem, missing = setup.problem, padded - setup.n
         self.valid = torch.nn.functional.pad(problem.valid, (0, missing))[:, None]  # (R, 1)
         clean = torch.where(problem.valid[:, None], problem.embeddings.detach(), 0.0)
-        self.embeddings = torch.nn.functional.pad(clean, (0, 0, 0, missing))  # (R, D)
-        self.double = self.embeddings.double()
+        self.storage = torch.nn.functional.pad(clean, (0, 0, 0, missing))  # (R, D)
+        self.double = self.storage.double()
         target = torch.where(problem.valid, problem.targets.long(), -1)
         self.target = torch.nn.functional.pad(target, (0, missing), value=-1)[:, None]  # (R, 1); -1: none
 
@@ -77,7 +74,7 @@ class Columns:
         self.ids = ids
         self.inside = (ids >= 0) & (ids < setup.v)  # (n,)
         here = torch.where(self.inside, ids, 0)
-        self.classifier = torch.where(self.inside[:, None], setup.problem.classifier.detach()[here], 0.0)  # (n, D)
+        self.storage = torch.where(self.inside[:, None], setup.problem.classifier.detach()[here], 0.0)  # (n, D)
         bias = setup.problem.bias
         self.bias = None if bias is None else torch.where(self.inside, bias.detach()[here].double(), 0.0)  # (n,)
         self._double: Tensor | None = None
@@ -86,5 +83,5 @@ class Columns:
     def double(self) -> Tensor:
         """(n, D) float64."""
         if self._double is None:
-            self._double = self.classifier.double()
+            self._double = self.storage.double()
         return self._double

@@ -11,6 +11,22 @@ BACKWARD = "gradients:_Backward"
 
 MUTANTS = (
     Mutant(
+        "looking ahead does not see the words of the last chunk",
+        "looking_ahead_changes_no_bit",
+        "cce",
+        "look_ahead:LookAhead",
+        "chunks = found.words(), int(lists.firsts[-1])",
+        "chunks = found.words(), int(lists.firsts[-1]) - 1",
+    ),
+    Mutant(
+        "looking ahead marks words where they are and not where they are sorted to",
+        "looking_ahead_changes_no_bit",
+        "cce",
+        "look_ahead:LookAhead",
+        "words if order is None else words.index_select(1, order)",
+        "words",
+    ),
+    Mutant(
         "eps is 64 times too large",
         "what_is_skipped_is_negligible_and_what_is_kept_is_not",
         "cce",

@@ -1,0 +1,109 @@
+"""Host side of what rows keep: which segments, by the record of the forward pass, and which words have a live entry."""
+
+from __future__ import annotations
+
+import torch
+import triton
+from torch import Tensor
+
+from .backend import TL_DTYPES
+from .launch import Call, matrix, operand, options, vector
+from .lists import Lists
+from .record import Record
+from .row_segments import live_rows_kernel, mark_words_kernel, row_residuals_kernel
+from .upstream import Upstream
+
+BLOCK = 64
+"""Lines of a step, where no tensor core multiplies."""
+ROWS = 32
+"""Of a program that judges rows."""
+
+
+class LiveSegments:
+    """Of one backward pass."""
+
+    def __init__(self, call: Call, row_max: Tensor, log_sum: Tensor, record: Record, upstream: Upstream) -> None:
+        self.call, self.record = call, record
+        self.tiles = call.schedule.row_segments
+        self.dtype, self.device = call.embeddings.dtype, call.embeddings.device
+        self.n, self.v, self.d = call.shape
+        self.segments = len(record.log_mass)
+        self.row_blocks = triton.cdiv(self.n, self.tiles.block_n)
+        self.embeddings, self.bias = matrix(call.embeddings), vector(call.bias)
+        block = self.tiles.block_v, self.tiles.block_d
+        self.classifier, self.has_descriptor = operand(call.classifier, block, call.schedule)
+        self.rows = (vector(call.targets), row_max, log_sum, vector(upstream.dloss), vector(upstream.dlse))
+
+    def judge(self, eps: float) -> tuple[Tensor, Tensor]:
+        """(segments, N) int8 which are kept, (N,) probability in the others."""
+        live = torch.empty((self.segments, self.n), dtype=torch.int8, device=self.device)
+        lost = torch.empty(self.n, device=self.device)
+        schedule = self.call.schedule
+        per_tile = schedule.forward.block_v // schedule.segment_columns
+        live_rows_kernel[(triton.cdiv(self.n, ROWS),)](
+            self.record,
+            *self.rows,
+            live,
+            lost,
+            eps,
+            self.segments,
+            schedule.tiles_per_split(self.n, self.v) * per_tile,
+            self.n,
+            self.call.ignore_index,
+            BLOCK=BLOCK,
+            ROWS=ROWS,
+            SEGMENT=schedule.segment_columns,
+            enable_fp_fusion=schedule.fp_fusion,
+        )
+        return live, lost
+
+    def words(self) -> Tensor:
+        """(row blocks, V) int8, of which nothing is marked yet."""
+        return torch.zeros((self.row_blocks, self.v), dtype=torch.int8, device=self.device)
+
+    def bits(self, chunks: int) -> Tensor:
+        """Room for which entries of so many chunks are live."""
+        shape = chunks * self.tiles.block_n, self.tiles.block_v // 8
+        return torch.empty(shape, dtype=torch.uint8, device=self.device)
+
+    def residuals(
+        self,
+        lists: Lists,
+        table: Tensor,
+        first: int,
+        chunks: int,
+        eps: float,
+        top: Tensor | None,
+        out: Tensor | None,
+        bits: Tensor,
+    ) -> None:
+        """Those of `chunks` from `first` on into `out`, where there is one, over `top`; into `bits` which are live."""
+        call, tiles = self.call, self.tiles
+        row_residuals_kernel[(chunks,)](
+            self.embeddings,
+            self.classifier,
+            self.bias,
+            *self.rows,
+            lists.members,
+            table,
+            top,
+            out,
+            bits,
+            call.softcap,
+            eps,
+            first,
+            self.n,
+            self.v,
+            self.d,
+            call.ignore_index,
+            DTYPE=TL_DTYPES[self.dtype],
+            TILES=tiles,
+            C_DESCRIPTOR=self.has_descriptor,
+            **options(tiles, call.schedule),
+        )
+
+    def mark(self, lists: Lists, table: Tensor, first: int, chunks: int, bits: Tensor, words: Tensor) -> None:
+        """In `words`, what is live in these chunks."""
+        mark_words_kernel[(chunks,)](
+            bits, lists.members, table, words, first, self.n, self.v, TILES=self.tiles, STEP=16
+        )
