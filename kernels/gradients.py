@@ -132,16 +132,20 @@ class _Backward:
             else None
         )
         room, beside = self._room(), Beside(device)
-        for group in self._groups():
+        groups = self._groups()
+        group = next(groups, None)
+        while group is not None:
             found = self._residuals(group, room)
-            if embeddings is not None and d_classifier is not None:
-                with beside.launches():
+            with beside.launches():
+                following = next(groups, None)
+                if embeddings is not None and d_classifier is not None:
                     self._write_classifier(group, found, embeddings, d_classifier)
             if acc is not None:
                 self._add_embeddings(group, found, acc)
             if d_bias is not None:
                 self._write_bias(group, found, d_bias)
             beside.wait()
+            group = following
         d_embeddings = self._finish_embeddings(acc) if acc is not None else None
         if self.stats is not None:
             self._report(self.stats)
@@ -157,27 +161,30 @@ class _Backward:
         if self.want_e and self.merged["e"] > 1:
             step = self.merged["e"] * self._increments(step)
         tiles: int = triton.cdiv(self.v, block)
-        return min(step, tiles)
+        return max(1, min(step, tiles))
 
     def _groups(self) -> Iterator[_Group]:
         block, step = self.tiles.block_v, self.step
         tiles = triton.cdiv(self.v, block)
-        sorted_rows = None if self.order is None else self.call.classifier.new_empty((step * block, self.d))
+        # Two rooms, so that the next group's words are gathered while those of one are multiplied.
+        rooms = [] if self.order is None else [self.call.classifier.new_empty((step * block, self.d)) for _ in range(2)]
         for first in range(0, tiles, step):
             words = slice(first * block, min((first + step) * block, self.v))
-            yield _Group(tile=first, tiles=min(step, tiles - first), classifier=self._gathered(words, sorted_rows))
+            rooms.reverse()
+            yield _Group(tile=first, tiles=min(step, tiles - first), classifier=self._gathered(words, rooms))
 
     def _increments(self, tiles: int) -> int:
         """Of dE in so many tiles. Wide blocks leave no registers for a sum beside an increment, and narrow ones are for
         few rows, where launches are what takes the time."""
         return 1 if self.of["e"].columns > self.product.columns else max(1, tiles // self.merged["e"])
 
-    def _gathered(self, words: slice, into: Tensor | None) -> Tensor:
-        """Rows of C in order, as a block: gathered by pointers, every product would wait for its loads."""
+    def _gathered(self, words: slice, rooms: list[Tensor]) -> Tensor:
+        """Rows of C in order, as a block in the first room: gathered by pointers, every product would wait for its
+        loads."""
         classifier = self.call.classifier
-        if self.order is None or into is None:
+        if self.order is None:
             return classifier[words]
-        return torch.index_select(classifier, 0, self.order[words], out=into[: words.stop - words.start])
+        return torch.index_select(classifier, 0, self.order[words], out=rooms[0][: words.stop - words.start])
 
     def _room(self) -> Residuals:
         """For any group."""
