@@ -14,27 +14,31 @@ from .report import Report, Result
 from .sweep import PointResult, Sweep
 
 HERE = Path(__file__).parent
-PAPER, REAL = (HERE / "baselines" / f"{name}.json" for name in ("gemma-alpaca-bfloat16", "smollm2-bfloat16"))
-BENCHED = HERE / "benches" / "table1-h100.json"
+PAPER, REAL = (HERE / "baselines" / f"{name}-bfloat16.json" for name in ("gemma-alpaca", "smollm2"))
+TILES = tuple(HERE / "baselines" / f"{name}-tiles-bfloat16.json" for name in ("gemma-alpaca", "smollm2"))
+"""The same heads with increments of single tiles, as the paper's kernel has them."""
+BENCHED = HERE / "benches" / "table1-h200.json"
+TILE = "increment=tile"
 E, C = "d_embeddings", "d_classifier"
 
 
 def lessons() -> str:
     """Markdown."""
     paper, real = Report.read(PAPER), Report.read(REAL)
+    tiles = tuple(Report.read(path) for path in TILES)
     eps = Sweep.read(HERE / "studies" / "filtering-cuda.json")
     extremes = Sweep.read(HERE / "studies" / "extremes-cuda.json")
     bench = Bench.read(BENCHED)
     adder = AdderCheck.read(HERE / "studies" / "adder-cuda.json")
     blocks = [
         _intro(paper, real),
-        *_heading("Where the error comes from", _stages(real)),
+        *_heading("Where the error comes from", _stages(real, tiles[1])),
         *_heading("What the filter costs", [*_filter(paper, real), *_threshold(eps), *_dead(paper)]),
         *_heading("What segments and a tail save", _segments(bench, real)),
-        *_heading("What the sums cost", [*_sums(paper, real), *_extremes(extremes)]),
+        *_heading("What the sums cost", [*_sums(paper, real, *tiles), *_increments(bench), *_extremes(extremes)]),
         *_heading("What the loss owes to the tensor core", [*_loss(paper, real), *_adder(adder)]),
         *_heading("Which variant to take", _advice(paper, real)),
-        *_heading("What the paper claims", _claims(paper, real)),
+        *_heading("What the paper claims", _claims(paper, real, *tiles)),
     ]
     return "\n\n".join(blocks)
 
@@ -75,16 +79,19 @@ def _intro(paper: Report, real: Report) -> str:
     )
 
 
-def _stages(staged: Report) -> Iterator[str]:
+def _stages(staged: Report, tiles: Report) -> Iterator[str]:
     explained = [t.explained for r in staged.results for t in r.stages.values() if t.explained is not None]
     cce, exact, kahan = (staged.result(name).stages[E].share for name in ("cce", "cce-exact", "cce-kahan"))
+    by_tile = tiles.result(f"cce,{TILE}").stages[E].share
     yield (
         f"An emulation of the kernels, stage by stage, explains at least {100 * min(explained):.2f} % of the squared "
-        f"error of every output of every variant on the real head. Of the error of dE in `cce`, "
-        f"{100 * cce('add_increment'):.0f} % come from adding up in bf16 and "
-        f"{100 * cce('is_live'):.0f} % from the filter. With Kahan's sums the cast of the increments has "
-        f"{100 * kahan('cast_increment'):.0f} %, that of the result {100 * kahan('cast_output'):.0f} %, that of the "
-        f"residual {100 * kahan('cast_residual'):.0f} %, and the filter {100 * kahan('is_live'):.0f} %. "
+        f"error of every output of every variant on the real head. Of the error of dE in `cce`, as the paper adds, a "
+        f"tile at a time, {100 * by_tile('add_increment'):.0f} % come from adding up in bf16 and "
+        f"{100 * by_tile('is_live'):.0f} % from the filter; where the tensor core sums a group first, "
+        f"{100 * cce('add_increment'):.0f} and {100 * cce('is_live'):.0f} % of much less. With Kahan's sums the cast "
+        f"of the increments has {100 * kahan('cast_increment'):.0f} %, that of the residual "
+        f"{100 * kahan('cast_residual'):.0f} %, that of the result {100 * kahan('cast_output'):.0f} %, and the filter "
+        f"{100 * kahan('is_live'):.0f} %. "
         "`cce-exact` has only its two casts left: the residual's "
         f"({100 * exact('cast_residual'):.0f} %) and the result's "
         f"({100 * exact('cast_output'):.0f} %)."
@@ -94,13 +101,13 @@ def _stages(staged: Report) -> Iterator[str]:
 def _filter(paper: Report, real: Report) -> Iterator[str]:
     yield (
         "At the paper's threshold of 2^-12 and with Kahan's sums, the filter takes dE from "
-        f"{_both(paper, real, 'cce-no-filter,accumulate=kahan', E)} to {_both(paper, real, 'cce-kahan', E)}, and dC "
-        f"from {_both(paper, real, 'cce-no-filter,accumulate=kahan', C)} to {_both(paper, real, 'cce-kahan', C)}. It "
+        f"{_both(paper, real, 'cce-kahan-full-e', E)} to {_both(paper, real, 'cce-kahan', E)}, and dC from "
+        f"{_both(paper, real, 'cce-kahan-full-c', C)} to {_both(paper, real, 'cce-kahan', C)}. It "
         f"keeps {_kept(paper, 'cce')} and {_kept(real, 'cce')} % of the tiles; without the "
         f"sort {_kept(paper, 'cce-no-sort')} and {_kept(real, 'cce-no-sort')} %. So it is not "
         "below bf16's own rounding where it drops much, and costs little where it drops little; sorting decides which. "
-        "With sums in bf16 none of this can be seen, since they cost more. All this is of whole tiles of "
-        f"{_tile(paper)}; segments, which are finer, are a section further down."
+        "With sums in bf16, a tile at a time, none of this can be seen, since they cost more. All this is of whole "
+        f"tiles of {_tile(paper)}; segments, which are finer, are a section further down."
     )
 
 
@@ -113,15 +120,15 @@ def _tile(report: Report) -> str:
 
 def _threshold(eps: Sweep) -> Iterator[str]:
     powers = (8, 10, 12, 14, 16)
-    tiles, segments = (_by_power(eps, variant) for variant in ("cce-kahan", "cce-segment"))
+    tiles, segments = (_by_power(eps, variant) for variant in (f"cce-kahan,{TILE}", "cce-segment"))
     of_tiles = "; ".join(
         f"2^-{power}: {100 * r.kept[E]:.0f} % kept, dE {r.over_floor[E]:.2f}, dC {r.over_floor[C]:.2f}"
         for power in powers
         for r in [tiles[power]]
     )
     yield (
-        f"On {eps.settings['tokens']} tokens of the real head, Kahan's sums, by threshold: {of_tiles}. From 2^-14 on "
-        "the filter is hidden under Kahan's own error."
+        f"On {eps.settings['tokens']} tokens of the real head, Kahan's sums a tile at a time, by threshold: {of_tiles}."
+        " From 2^-14 on the filter is hidden under Kahan's own error."
     )
     of_segments = "; ".join(
         f"2^-{power}: {100 * r.kept[E]:.0f} and {100 * r.kept[C]:.0f} % kept, dE {r.over_floor[E]:.2f}, "
@@ -163,7 +170,8 @@ def _segments(bench: Bench, real: Report) -> Iterator[str]:
     yield (
         f"On the drawn head at {place.shape}, on an {bench.provenance.device}, through the public call and forward "
         f"pass included, `cce-segment` takes {figures('cce-segment')} (errors of dE and dC), where `cce` takes "
-        f"{figures('cce')}, `cce-exact` {figures('cce-exact')} and torch.compile {figures('torch-compile')}. It keeps "
+        f"{figures('cce')}, `cce,order=mean_prob` {figures('cce,order=mean_prob')}, `cce-exact` "
+        f"{figures('cce-exact')} and torch.compile {figures('torch-compile')}. It keeps "
         f"{100 * fewest[E]:.0f} % of the columns of tiles for dE and {100 * fewest[C]:.0f} % of rows of half tiles for "
         f"dC, where whole tiles in the paper's order are {100 * rows['cce'].kept[E]:.0f} %."
     )
@@ -199,13 +207,39 @@ def _cost(row: Row) -> float:
     return row.cost.both_over_product.median
 
 
-def _sums(paper: Report, real: Report) -> Iterator[str]:
-    rows = {s: f"cce-no-filter,accumulate={s}" for s in ("hilo", "kahan")}
+def _sums(paper: Report, real: Report, *tiles: Report) -> Iterator[str]:
+    rows = {s: f"cce-no-filter,accumulate={s},{TILE}" for s in ("hilo", "kahan")}
+    first, second = tiles
     yield (
-        f"Nothing filtered, dE is at {_both(paper, real, 'cce-no-filter', E)} with sums in bf16, "
-        f"{_both(paper, real, rows['kahan'], E)} with Kahan's, {_both(paper, real, rows['hilo'], E)} with a pair of "
-        f"bf16 numbers that is fed fp32 increments (`hilo`), and {_both(paper, real, 'cce-exact', E)} in fp32. Kahan's "
-        "sums lose what they lose in casting the increment; `hilo` takes the same memory and is as good as fp32."
+        f"Nothing filtered and a tile at a time, dE is at {_both(first, second, f'cce-no-filter,{TILE}', E)} with sums "
+        f"in bf16, {_both(first, second, rows['kahan'], E)} with Kahan's, {_both(first, second, rows['hilo'], E)} with "
+        "a pair of bf16 numbers that is fed fp32 increments (`hilo`), and "
+        f"{_both(paper, real, 'cce-exact', E)} in fp32. Kahan's sums lose what they lose in casting the increment; "
+        "`hilo` takes the same memory and is as good as fp32."
+    )
+    yield (
+        "Most of this is what one tile at a time costs. The tensor core keeps its own sum in fp32: if it first sums "
+        f"what is kept of a group of {_terms(paper)} words or tokens, sums in bf16 come to "
+        f"{_both(paper, real, 'cce-no-filter', E)} in dE and {_both(paper, real, 'cce-no-filter', C)} in dC, whose sum "
+        f"is then one increment; Kahan's to {_both(paper, real, 'cce-kahan-full-e', E)} and "
+        f"{_both(paper, real, 'cce-kahan-full-c', C)}. With the filter, `cce` goes from "
+        f"{_both(first, second, f'cce,{TILE}', E)} to {_both(paper, real, 'cce', E)}."
+    )
+
+
+def _terms(report: Report) -> str:
+    found = re.search(r"(\d+) terms per group", report.results[0].schedule)
+    assert found
+    return found[1]
+
+
+def _increments(bench: Bench) -> Iterator[str]:
+    (place,) = bench.places
+    rows = {row.name: row for row in place.rows if row.cost is not None}
+    group, tile = rows["cce"], rows[f"cce,{TILE}"]
+    yield (
+        f"It is the faster way, too: `cce` takes {_cost(group):.2f} products so, and {_cost(tile):.2f} a tile at a "
+        "time (forward pass included), since nothing then stands between one product and the next."
     )
 
 
@@ -213,12 +247,13 @@ def _extremes(extremes: Sweep) -> Iterator[str]:
     flat, peaked = (
         {r.variant: r for r in point.results} for point in sorted(extremes.points, key=lambda p: p.values["scale"])
     )
-    dead = peaked["cce"].dead_rows
+    bf16 = f"cce,{TILE}"
+    dead = peaked[bf16].dead_rows
     yield (
-        f"A flat softmax is the worst case of bf16 sums (dE {flat['cce'].over_floor[E]:.1f}, Kahan "
-        f"{flat['cce-kahan'].over_floor[E]:.2f}), since every tile adds a little of one sign. Where the softmax is "
-        f"peaked the same sums are nearly harmless ({peaked['cce'].over_floor[E]:.2f}), and the filter leaves "
-        f"{dead.dead if dead else 0} rows of dC at zero."
+        f"A flat softmax is the worst case of bf16 sums of tiles (dE {flat[bf16].over_floor[E]:.1f}, Kahan "
+        f"{flat[f'cce-kahan,{TILE}'].over_floor[E]:.2f}), since every tile adds a little of one sign. Where the "
+        f"softmax is peaked the same sums are nearly harmless ({peaked[bf16].over_floor[E]:.2f}), and the filter "
+        f"leaves {dead.dead if dead else 0} rows of dC at zero."
     )
 
 
@@ -250,21 +285,25 @@ def _advice(paper: Report, real: Report) -> Iterator[str]:
     yield (
         "For pretraining, where rare words must learn: do not filter dC, and do not add up in bf16. "
         f"`cce-kahan-full-c` is at {_both(paper, real, 'cce-kahan-full-c', E)} in dE and "
-        f"{_both(paper, real, 'cce-kahan-full-c', C)} in dC; `cce-no-filter,accumulate=hilo` is at the floor in both."
+        f"{_both(paper, real, 'cce-kahan-full-c', C)} in dC; `cce-exact` is at the floor in both. Where a filter may "
+        f"look at entries instead of tiles, `cce-segment` is at {_both(paper, real, 'cce-segment', E)} and "
+        f"{_both(paper, real, 'cce-segment', C)}, and gives back what it drops; on a large vocabulary it is by far the "
+        "fastest."
     )
     yield (
         "For fine-tuning, where the model is sure of most tokens and rare words may stay as they are: `cce-kahan`, or "
-        "`cce-kahan,eps=2^-14`, which brings dE to Kahan's own error. `cce` itself only where an error of dE of "
-        f"{100 * paper.result('cce').outputs[E].normwise:.0f} % of its norm is small beside the noise of the batch."
+        "`cce-kahan,eps=2^-14`, which brings dE to Kahan's own error. `cce` itself where an error of dE of "
+        f"{100 * paper.result('cce').outputs[E].normwise:.1f} % of its norm is small beside the noise of the batch."
     )
 
 
-def _claims(paper: Report, real: Report) -> Iterator[str]:
+def _claims(paper: Report, real: Report, *tiles: Report) -> Iterator[str]:
+    kahan = _both(tiles[0], tiles[1], f"cce-no-filter,accumulate=kahan,{TILE}", E)
     yield (
         "That a threshold of 2^-12 loses nothing that bf16 would keep: true of dC's norm, not of dE on a vocabulary of "
         f"{paper.head['vocabulary']} ({floors(paper, paper.result('cce-kahan'), E)} floors), and not of the rows of "
         "rare words. That Kahan's sums repair what bf16 loses: nearly "
-        f"({_both(paper, real, 'cce-no-filter,accumulate=kahan', E)}). That sorting the vocabulary empties tiles: "
+        f"({kahan}, a tile at a time). That sorting the vocabulary empties tiles: "
         f"{_kept(real, 'cce-no-sort')} to {_kept(real, 'cce')} % on the real head. That the "
         f"loss is that of the full computation: yes, to {abs(paper.results[0].mean_loss_error):.1e}."
     )

@@ -17,7 +17,7 @@ SHOWN = {
     "gemma-alpaca-bfloat16": "On a drawn head with the statistics of a real one, at the paper's shape",
     "smollm2-bfloat16": "On a real head, that of SmolLM2-135M on English text",
 }
-BENCH = "table1-h100"
+BENCH = "table1-h200"
 STAGED, PLOT = "smollm2-bfloat16", "error-by-stage"
 ROOT = Path(__file__).resolve().parent.parent
 PICTURE = BASELINES.resolve() / "error-by-stage.svg"
@@ -35,7 +35,7 @@ def renew(text: str) -> str:
     Raises:
         ValueError: a mark is missing.
     """
-    sections = {name: _section(title, Report.read(BASELINES / f"{name}.json")) for name, title in SHOWN.items()}
+    sections = {name: _section(name, title) for name, title in SHOWN.items()}
     table = bench_table(Bench.read(BASELINES.parent / "benches" / f"{BENCH}.json"))
     for name, section in {**sections, "laws-bfloat16": _laws(), PLOT: _stages(), BENCH: table}.items():
         before, mark, rest = text.partition(begin(name))
@@ -46,7 +46,8 @@ def renew(text: str) -> str:
     return text
 
 
-def _section(title: str, report: Report) -> str:
+def _section(name: str, title: str) -> str:
+    report, tiles = (Report.read(BASELINES / f"{file}.json") for file in (name, name.replace("-bf", "-tiles-bf")))
     head, source = report.head, report.provenance
     where = f"N={head['tokens']}, V={head['vocabulary']}, D={head['hidden']}, {head['dtype']}; {source.device}"
     first = report.results[0]
@@ -54,7 +55,7 @@ def _section(title: str, report: Report) -> str:
         f"The mean loss is within {abs(first.mean_loss_error):.1e} of float64's {report.true_mean_loss:.4f}, and "
         f"within {abs(first.mean_loss_error_own_logits):.1e} of float64 over the kernel's own logits."
     )
-    text = textwrap.fill(f"{title} ({where}, torch {source.torch}) {_summary(report)} {loss}", 120)
+    text = textwrap.fill(f"{title} ({where}, torch {source.torch}) {_summary(report, tiles)} {loss}", 120)
     return f"{text}\n\n{_table(report)}"
 
 
@@ -65,7 +66,8 @@ def _laws() -> str:
         run = json.loads(path.read_text())
         rows, source = run["laws"], run["provenance"]
         text = (
-            f"On an {source['device']}, torch {source['torch']}, the `exhaustive` profile tried {run['examples']} "
+            f"On an {source['device']}, torch {source['torch']}, at {source['commit']}, the `exhaustive` profile tried "
+            f"{run['examples']} "
             f"examples of {len({row['name'] for row in rows})} laws on "
             f"{', '.join(f'`{name}`' for name in run['variants'])} in bfloat16: no violations."
         )
@@ -78,27 +80,29 @@ def _stages() -> str:
     report = Report.read(BASELINES / f"{STAGED}.json")
     tables = [table for result in report.results for table in result.stages.values()]
     explained = min(table.explained for table in tables if table.explained is not None)
-    share = report.result("cce").stages["d_embeddings"].share("add_increment")
+    share, filtered = (report.result("cce").stages["d_embeddings"].share(s) for s in ("add_increment", "is_live"))
     text = (
-        f"Why they are off: {100 * share:.0f} % of the squared error of dE in `cce` come from adding up in bf16. The "
+        f"Why they are off: {100 * share:.0f} % of the squared error of dE in `cce` come from adding up in bf16, "
+        f"{100 * filtered:.0f} % from the filter. The "
         f"kernels were emulated stage by stage; on the real head the emulation explains at least "
         f"{100 * explained:.2f} % of the error of every output of every variant."
     )
     return f"{textwrap.fill(text, 120)}\n\n![Share of each stage in the error of dE]({PICTURE.relative_to(ROOT)})"
 
 
-def _summary(report: Report) -> str:
+def _summary(report: Report, tiles: Report) -> str:
     """What sums and filters cost dE, in words."""
-    unfiltered = {
-        r.flags["accumulate"]: f"{report.over_floor(r, 'd_embeddings'):.2f}"
-        for r in report.results
-        if not r.flags["filter_e"] and not r.flags["filter_c"]
-    }
-    filtered = report.over_floor(report.result("cce-kahan"), "d_embeddings")
+
+    def times(of: Report, name: str) -> str:
+        return f"{of.over_floor(of.result(name), 'd_embeddings'):.2f}"
+
+    kahan = times(tiles, "cce-no-filter,accumulate=kahan,increment=tile")
     return (
-        f"the paper's sums in bf16 put dE {unfiltered['storage']} times as far from the truth as two roundings would, "
-        f"Kahan sums {unfiltered['kahan']} times, fp32 sums {unfiltered['fp32']} times; with the filter, Kahan sums "
-        f"come to {filtered:.2f}."
+        f"the paper's sums in bf16, a tile at a time, put dE {times(tiles, 'cce-no-filter,increment=tile')} times as "
+        f"far from the truth as two roundings would, Kahan sums {kahan} times. Where the tensor core first sums what "
+        f"is kept of a group they come to {times(report, 'cce-no-filter')} and {times(report, 'cce-kahan-full-e')}, "
+        f"with the filter to {times(report, 'cce')} and {times(report, 'cce-kahan')}; fp32 sums to "
+        f"{times(report, 'cce-exact')}."
     )
 
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from ccelab.kernels import PRESETS
+from ccelab.kernels import PRESETS, Variant
 
 from .axes import Axis
 from .files import write_json
@@ -22,7 +23,7 @@ SCHEMES = ("storage", "kahan", "hilo", "fp32")
 
 def filtering(path: Path, device: str) -> None:
     """What eps costs, sorted and not, with sums in fp32 that add next to nothing of their own; and in bf16."""
-    variants = ("cce,accumulate=fp32", "cce-no-sort,accumulate=fp32", "cce")
+    variants = tuple(f"{name},increment=tile" for name in ("cce,accumulate=fp32", "cce-no-sort,accumulate=fp32", "cce"))
     settings = Settings(
         head="planted:gemma-alpaca", variants=variants, tokens=256, vocabulary=8192, hidden=64, device=device
     )
@@ -33,7 +34,7 @@ def tiles(path: Path, device: str) -> None:
     """What the number of increments costs each accumulator: one head, cut into ever smaller tiles."""
     settings = Settings(
         head="planted:smollm2-alpaca",
-        variants=tuple(f"cce-no-filter,accumulate={scheme}" for scheme in SCHEMES),
+        variants=tuple(f"cce-no-filter,accumulate={scheme},increment=tile" for scheme in SCHEMES),
         tokens=128,
         vocabulary=8192,
         hidden=64,
@@ -81,7 +82,13 @@ def schedules(path: Path, device: str) -> None:
     from .schedule_study import schedule_study
 
     drawn = [gaussian(128, 2048, 64, spread=spread, device=device) for spread in (6.7, 27.0)]
-    write_json(schedule_study(drawn, list(PRESETS.values()), progress=_say), path)
+    write_json(schedule_study(drawn, tile_by_tile(), progress=_say), path)
+
+
+def tile_by_tile() -> list[Variant]:
+    """The presets, with increments of single tiles: groups would hide most of what tiles do to sums. Where those are in
+    fp32, nothing is to be seen either way."""
+    return [v if v.accumulate == "fp32" else replace(v, increment="tile") for v in PRESETS.values()]
 
 
 def every_input(path: Path, device: str) -> None:

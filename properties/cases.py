@@ -27,11 +27,11 @@ SMALL = Schedule(
     backward=Tiles(block_n=16, block_v=16, block_d=32),
     product=ProductTiles(rows=16, columns=32, depth=16, warps=4, stages=2),
     splits=2,
-    group=4,
+    group=2,
     terms_per_increment=32,
 )
-"""Tiles so small that ragged problems of interpreter size exceed two of them in each of N, V and D, two increments, of
-two tiles each, and two groups."""
+"""Tiles so small that ragged problems of interpreter size exceed two of them in each of N, V and D, two increments of
+two tiles, and two groups."""
 
 Subject = Callable[..., Any]
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from ccelab.precision import markdown
-from ccelab.precision.lessons import HERE, PAPER, REAL, C, E, lessons
+from ccelab.precision.lessons import HERE, PAPER, REAL, TILE, TILES, C, E, lessons
 from ccelab.precision.plot_stages import draw
 from ccelab.precision.report import Report
 from ccelab.precision.sweep import Sweep
 
 PAIR = (Report.read(PAPER), Report.read(REAL))
+BY_TILE = tuple(Report.read(path) for path in TILES)
 STAGED = Report.read(REAL)
 
 
@@ -31,30 +32,37 @@ def test_stages_explain_what_is_said() -> None:
                 assert allowed is None or (row.measured or 0.0) <= allowed, (result.variant, output, row)
                 before += row.predicted or 0.0
     kahan = {row.stage: row.share or 0.0 for row in STAGED.result("cce-kahan").stages[E].rows}
-    casts = [kahan[stage] for stage in ("cast_increment", "cast_output", "cast_residual")]
+    casts = [kahan[stage] for stage in ("cast_increment", "cast_residual", "cast_output")]
     assert casts == sorted(casts, reverse=True)
     assert casts[-1] > kahan["is_live"] > kahan["add_increment"]
+    group, tile = STAGED.result("cce").outputs[E].normwise, BY_TILE[1].result(f"cce,{TILE}").outputs[E].normwise
+    assert group < tile / 4  # "of much less"
     exact = {row.stage: row.share or 0.0 for row in STAGED.result("cce-exact").stages[E].rows}
     assert exact["cast_residual"] + exact["cast_output"] > 0.99
 
 
 def test_filter_and_sums_are_as_the_words_have_them() -> None:
-    for report in PAIR:
-        unfiltered = over_floor(report, "cce-no-filter,accumulate=kahan")
-        assert over_floor(report, "cce-kahan") > unfiltered
-        assert over_floor(report, "cce-no-filter,accumulate=hilo") < 1.02 < unfiltered < 2
-        assert over_floor(report, "cce-no-filter") > 5 * unfiltered
+    for report, tiles in zip(PAIR, BY_TILE, strict=True):
+        unfiltered = over_floor(tiles, f"cce-no-filter,accumulate=kahan,{TILE}")
+        assert over_floor(tiles, f"cce-kahan,{TILE}") > unfiltered
+        assert over_floor(tiles, f"cce-no-filter,accumulate=hilo,{TILE}") < 1.02 < unfiltered < 2
+        assert over_floor(tiles, f"cce-no-filter,{TILE}") > 5 * unfiltered
+        assert over_floor(tiles, f"cce-no-filter,{TILE}") > 3 * over_floor(report, "cce-no-filter")
+        assert unfiltered > over_floor(report, "cce-kahan-full-e") > over_floor(report, "cce-exact")
+        assert over_floor(report, "cce-no-filter", C) < 1.02
+        assert over_floor(report, "cce-exact") < 1.02 > over_floor(report, "cce-exact", C)
         assert (report.result("cce").kept(E) or 1) < (report.result("cce-no-sort").kept(E) or 0)
         assert over_floor(report, "cce-kahan-full-c", C) <= over_floor(report, "cce-kahan", C)
     eps = Sweep.read(HERE / "studies" / "filtering-cuda.json")
-    at = {p.values["eps"]: r.over_floor[E] for p in eps.points for r in p.results if r.variant == "cce-kahan"}
+    at = {p.values["eps"]: r.over_floor[E] for p in eps.points for r in p.results if r.variant == f"cce-kahan,{TILE}"}
     limit = at[2.0**-18]
     assert at[2.0**-14] < 1.05 * limit < at[2.0**-12]
     extremes = {
         p.values["scale"]: {r.variant: r for r in p.results}
         for p in Sweep.read(HERE / "studies" / "extremes-cuda.json").points
     }
-    assert extremes[0.125]["cce"].over_floor[E] > 5 * extremes[8.0]["cce"].over_floor[E]
+    bf16 = f"cce,{TILE}"
+    assert extremes[0.125][bf16].over_floor[E] > 5 * extremes[8.0][bf16].over_floor[E]
 
 
 def test_the_words_are_wrapped_and_without_missing_numbers() -> None:

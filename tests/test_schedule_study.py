@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from typer.testing import CliRunner
 
-from ccelab.kernels import PRESETS, Schedule, Statistics, Variant, default_schedule
+from ccelab.kernels import Schedule, Statistics, Variant, default_schedule
 from ccelab.kernels.backend import IS_INTERPRETED
 from ccelab.precision import call
 from ccelab.precision import schedule_study as module
@@ -29,12 +29,12 @@ from ccelab.precision.schedule_study import (
     same_bits,
     schedule_study,
 )
-from ccelab.precision.study import STUDIES
+from ccelab.precision.study import STUDIES, tile_by_tile
 from ccelab.properties.cases import DEVICE
 from ccelab.reference import Problem, Solution
 from ccelab.reference.heads.gaussian import gaussian
 
-VARIANTS = [Variant.parse(name) for name in ("cce", "cce-exact")]
+VARIANTS = [Variant.parse(name) for name in ("cce,increment=tile", "cce-exact")]
 
 
 def three(base: Schedule) -> list[Alternative]:
@@ -140,7 +140,7 @@ def test_the_committed_study_says_what_the_page_does() -> None:
     assert committed.complete
     assert len(committed.heads) == 2
     for head in committed.heads:
-        assert [spread.variant for spread in head.variants] == list(PRESETS)
+        assert [spread.variant for spread in head.variants] == list(map(str, tile_by_tile()))
         for spread in head.variants:
             assert len(spread.runs) >= 8
             assert spread.deterministic
@@ -150,9 +150,10 @@ def test_the_committed_study_says_what_the_page_does() -> None:
     def times(head: dict[str, module.VariantSpread], name: str) -> list[float]:
         return [run.over_floor["d_embeddings"] for run in head[name].runs]
 
-    assert max(times(usual, "cce-no-filter")) > 1.2 * min(times(usual, "cce-no-filter"))
+    by_tile = times(usual, "cce-no-filter,increment=tile")
+    assert max(by_tile) > 1.2 * min(by_tile)
     assert max(times(usual, "cce-exact")) < 1.01
-    kept = [run.kept["d_embeddings"] for run in peaked["cce"].runs]
+    kept = [run.kept["d_embeddings"] for run in peaked["cce,increment=tile"].runs]
     assert min(kept) < 0.9 < max(kept)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..mutation import Mutant
 
-RESIDUAL_KERNEL = "backward:residual_kernel"
+RESIDUAL = "backward:residual_tile"
 E_KERNEL = "products:embeddings_kernel"
 C_KERNEL = "products:classifier_kernel"
 OF_E, OF_C = "products:increment_of_e", "products:increment_of_c"
@@ -85,10 +85,10 @@ MUTANTS = (
     Mutant(
         "dC misses the rows past the last whole block",
         "batches_add_up",
-        "cce-exact,increment=tile",
+        "cce-exact",
         C_KERNEL,
-        "block * TILES.block_n, N,",
-        "block * TILES.block_n, N - N % TILES.block_n,",
+        "List, owner, span, count, tiles, N,",
+        "List, owner, span, count, tiles, N - N % TILES.block_n,",
     ),
     Mutant(
         "dC is zero",
@@ -134,7 +134,7 @@ MUTANTS = (
         "rows of a tile are cast at their own scales and multiplied at a common one",
         "signed_upstream_gradients",
         "cce-exact",
-        RESIDUAL_KERNEL,
+        RESIDUAL,
         "cast_residual(g * relative[:, None],",
         "cast_residual(g,",
     ),
@@ -142,7 +142,7 @@ MUTANTS = (
         "dbias is summed at the rows' scales",
         "dbias_sums_to_the_lse_gradients",
         "cce-exact",
-        RESIDUAL_KERNEL,
+        RESIDUAL,
         "tl.sum(g * rows.scale[:, None], 0)",
         "tl.sum(g, 0)",
     ),
@@ -172,15 +172,23 @@ MUTANTS = (
     ),
     Mutant(
         "a group of the vocabulary starts the sums of dE anew",
-        "more_than_two_tiles_everywhere",
-        "cce-exact,increment=tile",
+        "every_output_is_within_its_budget",
+        "cce-kahan,increment=tile",
         E_KERNEL,
         "s, c = load_sums(Acc, tl.program_id(0), ROWS, PRODUCT.columns)\n        for k in",
         "s, c = no_sums(ROWS, PRODUCT.columns, VARIANT, DTYPE)\n        for k in",
     ),
     Mutant(
+        "a group of the vocabulary that is one increment starts the sums of dE anew",
+        "more_than_two_tiles_everywhere",
+        "cce-exact",
+        E_KERNEL,
+        "s, c = load_sums(Acc, tl.program_id(0), ROWS, PRODUCT.columns)\n            s, c = add",
+        "s, c = no_sums(ROWS, PRODUCT.columns, VARIANT, DTYPE)\n            s, c = add",
+    ),
+    Mutant(
         "an increment of several tiles takes in the first ones, dropped or not",
-        "every_output_is_within_its_budget",
+        "the_filtered_mass_is_what_the_constant_column_loses",
         "cce",
         "products:merged_product",
         "tile = kept_tile(List, owner, span, k, tiles, MERGED)",
@@ -196,7 +204,7 @@ MUTANTS = (
     ),
     Mutant(
         "lists of later spans name the tiles of the first",
-        "every_output_is_within_its_budget",
+        "more_than_two_tiles_everywhere",
         "cce",
         "kept:kept_lists",
         "torch.arange(0, tiles, width,",

@@ -6,14 +6,14 @@ from ..mutation import Mutant
 
 IS_LIVE = "residual:is_live"
 IS_TILE_LIVE = "residual:is_tile_live"
-RESIDUAL_KERNEL = "backward:residual_kernel"
+RESIDUAL = "backward:residual_tile"
 BACKWARD = "gradients:_Backward"
 
 MUTANTS = (
     Mutant(
         "looking ahead does not see the words of the last chunk",
         "looking_ahead_changes_no_bit",
-        "cce",
+        "cce,eps=2^-6",
         "look_ahead:LookAhead",
         "chunks = found.words(), int(lists.firsts[-1])",
         "chunks = found.words(), int(lists.firsts[-1]) - 1",
@@ -21,7 +21,7 @@ MUTANTS = (
     Mutant(
         "looking ahead marks words where they are and not where they are sorted to",
         "looking_ahead_changes_no_bit",
-        "cce",
+        "cce,eps=2^-6",
         "look_ahead:LookAhead",
         "words if order is None else words.index_select(1, order)",
         "words",
@@ -46,7 +46,7 @@ MUTANTS = (
         "the filter tests the softmax and not the residual",
         "what_is_skipped_is_negligible_and_what_is_kept_is_not",
         "cce",
-        RESIDUAL_KERNEL,
+        RESIDUAL,
         "is_tile_live(g, ",
         "is_tile_live(p, ",
     ),
@@ -54,7 +54,7 @@ MUTANTS = (
         "the filter does not see the lse gradient",
         "the_filter_sees_the_lse_gradient",
         "cce",
-        RESIDUAL_KERNEL,
+        RESIDUAL,
         "is_tile_live(g, ",
         "is_tile_live(tl.where(cols[None, :] == rows.target[:, None], p - 1.0, p), ",
     ),
@@ -142,7 +142,7 @@ MUTANTS = (
         "dbias is filtered with the tile",
         "dbias_is_never_filtered",
         "cce",
-        RESIDUAL_KERNEL,
+        RESIDUAL,
         "tl.sum(g * rows.scale[:, None], 0)",
         "tl.sum(g * rows.scale[:, None], 0) * is_tile_live(g, rows, eps, FILTER)",
     ),
@@ -166,7 +166,7 @@ MUTANTS = (
         "the filtered mass counts the tiles that are kept",
         "the_filtered_mass_is_what_the_constant_column_loses",
         "cce",
-        RESIDUAL_KERNEL,
+        RESIDUAL,
         "mask=row_mask & (live == 0)",
         "mask=row_mask",
     ),
@@ -174,7 +174,7 @@ MUTANTS = (
         "ignored rows have filtered mass",
         "the_filtered_mass_is_a_probability",
         "cce",
-        RESIDUAL_KERNEL,
+        RESIDUAL,
         "tl.sum(tl.where(rows.valid[:, None] & col_mask[None, :], p, 0.0), 1)",
         "tl.sum(tl.where(col_mask[None, :], p, 0.0), 1)",
     ),

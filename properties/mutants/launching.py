@@ -101,8 +101,8 @@ MUTANTS = (
         "dc_sums_to_nothing_over_the_vocabulary",
         "cce-exact",
         BACKWARD,
-        "classifier_kernel[(found.width // rows * ",
-        "classifier_kernel[(max(found.width // rows - 1, 1) * ",
+        "blocks = group.tiles * self.tiles.block_v // rows",
+        "blocks = max(group.tiles * self.tiles.block_v // rows - 1, 1)",
     ),
     Mutant(
         "the vocabulary is sorted for dE alone",
