@@ -1,6 +1,6 @@
 """`Beside`: launches that need not wait for each other. As one ends, it leaves multiprocessors to the other.
 
-The two products of a group took 31.1 ms so, and 32.5 one after the other (H200, N=8192, V=256000, D=2304).
+The backward pass of cce-exact took 3.49 products so, and 3.68 one after the other (H200, N=8192, V=256000, D=2304).
 """
 
 from __future__ import annotations

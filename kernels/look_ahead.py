@@ -27,7 +27,8 @@ class LookAhead:
     def __init__(self, call: Call, row_max: Tensor, log_sum: Tensor, record: Record, upstream: Upstream) -> None:
         self.segments = LiveSegments(call, row_max, log_sum, record, upstream)
         self.eps = call.variant.threshold(torch.finfo(call.embeddings.dtype).eps)
-        # Less, for segments alone: what rounding made of a recorded probability must not hide a live entry.
+        # A quarter less, for segments alone: rounding must not hide a live entry. The log of a recorded probability
+        # is far less than 0.28 off, unless logits come to millions.
         live, _ = self.segments.judge(0.75 * self.eps)
         self.counted = Counted(live, self.segments.tiles.block_n)
 

@@ -212,8 +212,9 @@ def default_schedule(dtype: torch.dtype, n: int, d: int) -> Schedule:
         block_d = min(1024, max(16, triton.next_power_of_2(d)))
         forward, backward = replace(forward, block_d=block_d), replace(backward, block_d=block_d)
         product = replace(product, columns=block_d)
-    # As many as are held at once; more would let the tensor core's truncation grow, up to 10 u for every 16 terms.
-    terms = 1 if dtype == torch.float32 else max(1, min(8192, GROUP_BYTES // (2 * max(n, 1))))
+    # As many as are held at once, of residuals and of words that are gathered, which two groups are; more would let the
+    # tensor core's truncation grow, up to 10 u for every 16 terms.
+    terms = 1 if dtype == torch.float32 else max(1, min(8192, GROUP_BYTES // (2 * max(n, 2 * d, 1))))
     return Schedule(
         forward=forward,
         backward=backward,

@@ -48,7 +48,8 @@ def tiles(path: Path = STUDIES / "tiles.json") -> Section:
             tables=[table_of(found)],
         )
     intro = (
-        "A gradient is summed tile by tile; the flag accumulate chooses how the sum is carried from one to the next."
+        "With increment=tile a gradient is summed tile by tile, as in the paper; the flag accumulate chooses how the "
+        "sum is carried from one to the next. The presets let the tensor core sum a group of tiles first."
     )
     return Section(slug="tiles", title="Number of tiles", intro=intro, figures=[figure])
 
