@@ -15,7 +15,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .backend import kernel
+from .backend import IS_INTERPRETED, kernel
 from .logits import add_bias
 from .matrix import gather_rows
 from .rounding import upcast
@@ -43,11 +43,11 @@ def mean_rows_kernel(E, Target, Mean, N, D, ignore_index, BLOCK: tl.constexpr):
 
 
 @kernel
-def mean_logit_kernel(C, Bias, Mean, MeanLogit, V, D, BLOCK: tl.constexpr):
-    """(V,) C @ mean + bias; one program per block of the vocabulary."""
-    cols = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+def mean_logit_kernel(C, Bias, Mean, MeanLogit, V, D, BLOCK: tl.constexpr, ROWS: tl.constexpr):
+    """(V,) C @ mean + bias; one program per ROWS of the vocabulary."""
+    cols = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     mask = cols < V
-    parts = tl.full((BLOCK, BLOCK), 0.0, tl.float32)
+    parts = tl.full((ROWS, BLOCK), 0.0, tl.float32)
     for d in range(0, D, BLOCK):
         j = d + tl.arange(0, BLOCK)
         mean = tl.load(Mean + j, mask=j < D, other=0.0)
@@ -63,7 +63,9 @@ def mean_logit_order(E, C, Bias, Target, shape, ignore_index, fp_fusion):
     mean_logit = torch.empty(v, dtype=torch.float32, device=E.ptr.device)
     options = {"BLOCK": BLOCK, "enable_fp_fusion": fp_fusion}
     mean_rows_kernel[(triton.cdiv(d, BLOCK),)](E, Target, mean, n, d, ignore_index, **options)
-    mean_logit_kernel[(triton.cdiv(v, BLOCK),)](C, Bias, mean, mean_logit, v, d, **options)
+    # Rows of C are alike, and the interpreter's time goes by the number of programs.
+    rows = min(1024, max(BLOCK, triton.next_power_of_2(v))) if IS_INTERPRETED else BLOCK
+    mean_logit_kernel[(triton.cdiv(v, rows),)](C, Bias, mean, mean_logit, v, d, ROWS=rows, **options)
     return torch.sort(mean_logit, descending=True, stable=True).indices
 
 
