@@ -228,7 +228,11 @@ class GradientBudget:
         if steps == 1:
             tile = self._multiplied(g, dg, other, oracle, tiny, limit, steps)
             return Filtered.of_tile(tile, surely[:, :1], maybe[:, :1])
-        taken = self._multiplied(torch.where(maybe, g, 0.0), dg.masked(maybe), other, oracle, tiny, limit, steps)
+        # What no row takes in is no factor of the product, and what all rows take in none of what is dropped.
+        kept, dropped = maybe.any(0), ~maybe.all(0)
+        kept[:1] = True
+        of_kept = torch.where(maybe, g, 0.0)[:, kept], dg.masked(maybe).columns(kept), other[kept]
+        taken = self._multiplied(*of_kept, oracle, tiny, limit, steps)
         rest, unsure = torch.where(maybe, 0.0, g), maybe & ~surely
         nothing = torch.zeros_like(taken.v)
         # float64's error is far below all others: a bound that needs no product will do
@@ -237,7 +241,7 @@ class GradientBudget:
         if bool(unsure.any()):
             doubtful = _weighted(unsure, g if dg.known is None else g + dg.known, other)
             alike = None if dg.alike is None else _weighted(unsure, dg.alike, other)
-        return Filtered(taken, rest @ other if bool(rest.any()) else nothing, doubtful, alike, left_out)
+        return Filtered(taken, rest[:, dropped] @ other[dropped], doubtful, alike, left_out)
 
     def _multiplied(
         self,

@@ -45,7 +45,7 @@ class Slice:
     def of(cls, error: ResidualError) -> Slice:
         return cls(error.known if bool(error.known.any()) else None, error.alike, error.own.total, error.random)
 
-    def columns(self, span: slice) -> Slice:
+    def columns(self, span: slice | Tensor) -> Slice:
         return self._each(lambda x: x[:, span])
 
     def rows(self, span: slice) -> Slice:
