@@ -349,7 +349,7 @@ class _Backward:
     def _factor(self, x: Tensor | None, block: tuple[int, int]) -> tuple[Any, bool]:
         """`operand`, made once of what all groups share."""
         assert x is not None
-        key = x.data_ptr(), x.shape, block
+        key = x.data_ptr(), x.shape, x.stride(), block
         if key not in self._factors:
             self._factors[key] = operand(x, block, self.call.schedule)
         return self._factors[key]

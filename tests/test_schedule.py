@@ -98,6 +98,18 @@ def test_increments_of_one_launch_are_those_of_several(dtype: torch.dtype, varia
     assert_within_budget(peaked(53, 75, 40, dtype, variant=variant, schedule=whole))
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_classifier_may_be_the_embeddings_turned(dtype: torch.dtype) -> None:
+    """The same memory in the same shape, in blocks of one size: only the strides tell them apart."""
+    case = draw((32,), 32, 32, dtype, variant="cce-exact", ignored=0)
+    turned = replace(case, linear_weight=case.input.T)
+    copied = replace(case, linear_weight=case.input.T.contiguous())
+    one, other = run(turned), run(copied)
+    for name, output in one.outputs.items():
+        assert torch.equal(output, other[name]), name
+    assert_within_budget(turned)
+
+
 def test_blocks_of_few_rows_are_narrower(monkeypatch: pytest.MonkeyPatch) -> None:
     """As long as twice as many programs are no more than multiprocessors; 32 columns at least."""
     monkeypatch.setattr(schedule_module, "IS_INTERPRETED", False)
