@@ -170,7 +170,7 @@ def residual_kernel(
             TILES, E_DESCRIPTOR, C_DESCRIPTOR
         )  # fmt: skip
     else:
-        count = kept_count(List, 0, 0, 0, 1)
+        count = kept_count(List, 0, 0, 0, 1)  # one owner and one span, whose width says nothing
         for k in range(tl.program_id(0), count, tl.num_programs(0)):
             place = kept_tile(List, 0, 0, k, 0, 1)
             residual_tile(

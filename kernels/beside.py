@@ -7,15 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Self
 
 import torch
 
 
 class Beside:
-    """A second queue of a device; a CPU has none, and goes on in turn."""
+    """A second queue of a device; a CPU has none, and goes on in turn. Whoever leaves it waits, after an error too:
+    what is given back must not be written to any more."""
 
     def __init__(self, device: torch.device) -> None:
         self._queue = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.wait()
 
     @contextmanager
     def launches(self) -> Iterator[None]:

@@ -58,12 +58,13 @@ def backward(
         )
         return d_e, d_c, d_b
     if call.variant.granularity == "tile":
-        # What is dropped can be counted only where it is computed.
-        reads = record is not None and stats is None and looks_ahead(call, wanted)
-        ahead = LookAhead(call, row_max, log_sum, record, upstream) if reads and record is not None else None
+        ahead = None
+        if record is not None and stats is None and looks_ahead(call, wanted):  # what is counted has to be computed
+            ahead = LookAhead(call, row_max, log_sum, record, upstream)
         return _Backward(call, row_max, log_sum, upstream, wanted, stats, ahead).run()
     d_e, d_c = None, None
-    if record is not None and (wanted[0] or wanted[1]):
+    if wanted[0] or wanted[1]:
+        assert record is not None
         d_e, d_c = segment_gradients(call, row_max, log_sum, record, upstream, wanted[:2], stats)
     # dbias is complete: it takes in every residual.
     of_bias = _Backward(call, row_max, log_sum, upstream, (False, False, True), None, None) if wanted[2] else None
@@ -131,21 +132,21 @@ class _Backward:
             if self.want_bias and call.bias is not None
             else None
         )
-        room, beside = self._room(), Beside(device)
-        groups = self._groups()
+        room, groups = self._room(), self._groups()
         group = next(groups, None)
-        while group is not None:
-            found = self._residuals(group, room)
-            with beside.launches():
-                following = next(groups, None)
-                if embeddings is not None and d_classifier is not None:
-                    self._write_classifier(group, found, embeddings, d_classifier)
-            if acc is not None:
-                self._add_embeddings(group, found, acc)
-            if d_bias is not None:
-                self._write_bias(group, found, d_bias)
-            beside.wait()
-            group = following
+        with Beside(device) as beside:
+            while group is not None:
+                found = self._residuals(group, room)
+                with beside.launches():
+                    following = next(groups, None)
+                    if embeddings is not None and d_classifier is not None:
+                        self._write_classifier(group, found, embeddings, d_classifier)
+                if acc is not None:
+                    self._add_embeddings(group, found, acc)
+                if d_bias is not None:
+                    self._write_bias(group, found, d_bias)
+                beside.wait()
+                group = following
         d_embeddings = self._finish_embeddings(acc) if acc is not None else None
         if self.stats is not None:
             self._report(self.stats)

@@ -15,10 +15,16 @@ from .sweep import PointResult, Sweep
 
 HERE = Path(__file__).parent
 PAPER, REAL = (HERE / "baselines" / f"{name}-bfloat16.json" for name in ("gemma-alpaca", "smollm2"))
-TILES = tuple(HERE / "baselines" / f"{name}-tiles-bfloat16.json" for name in ("gemma-alpaca", "smollm2"))
-"""The same heads with increments of single tiles, as the paper's kernel has them."""
 BENCHED = HERE / "benches" / "table1-h200.json"
 TILE = "increment=tile"
+
+
+def report_by_tile(report: Path) -> Path:
+    """The report of the same head with increments of single tiles, as the paper's kernel has them."""
+    return report.with_name(report.name.replace("-bfloat16", "-tiles-bfloat16"))
+
+
+TILES = tuple(map(report_by_tile, (PAPER, REAL)))
 E, C = "d_embeddings", "d_classifier"
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from .bench import Bench
 from .bench_table import bench_table
+from .lessons import report_by_tile
 from .plot_stages import draw
 from .report import Report, Result
 
@@ -47,7 +48,8 @@ def renew(text: str) -> str:
 
 
 def _section(name: str, title: str) -> str:
-    report, tiles = (Report.read(BASELINES / f"{file}.json") for file in (name, name.replace("-bf", "-tiles-bf")))
+    path = BASELINES / f"{name}.json"
+    report, tiles = Report.read(path), Report.read(report_by_tile(path))
     head, source = report.head, report.provenance
     where = f"N={head['tokens']}, V={head['vocabulary']}, D={head['hidden']}, {head['dtype']}; {source.device}"
     first = report.results[0]

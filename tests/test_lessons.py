@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ccelab.precision import markdown
-from ccelab.precision.lessons import HERE, PAPER, REAL, TILE, TILES, C, E, lessons
+from ccelab.precision.bench import Bench
+from ccelab.precision.lessons import BENCHED, HERE, PAPER, REAL, TILE, TILES, C, E, lessons
 from ccelab.precision.plot_stages import draw
 from ccelab.precision.report import Report
 from ccelab.precision.sweep import Sweep
@@ -63,6 +64,14 @@ def test_filter_and_sums_are_as_the_words_have_them() -> None:
     }
     bf16 = f"cce,{TILE}"
     assert extremes[0.125][bf16].over_floor[E] > 5 * extremes[8.0][bf16].over_floor[E]
+
+
+def test_times_are_as_the_words_have_them() -> None:
+    (place,) = Bench.read(BENCHED).places
+    cost = {row.name: row.cost.both_over_product.median for row in place.rows if row.cost is not None}
+    others = [cost[name] for name in cost if not name.startswith("cce-segment")]
+    assert cost["cce-segment"] < 0.75 * min(others)  # "by far the fastest"
+    assert cost["cce"] < cost[f"cce,{TILE}"]  # "the faster way, too"
 
 
 def test_the_words_are_wrapped_and_without_missing_numbers() -> None:
