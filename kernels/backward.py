@@ -24,7 +24,9 @@ class Residuals(NamedTuple):
     for_c: torch.Tensor | None  # the same over the scale of the row block; None: `for_e` serves, the scales are one
     scale: torch.Tensor  # (row blocks,) fp32, what increments of dC are multiplied by
     bias: torch.Tensor | None  # (row blocks, width) fp32 sums over the rows of a block
-    live: torch.Tensor | None  # (row blocks, tiles of the group) int32; None without a filter, or where it is known
+    live: (
+        torch.Tensor | None
+    )  # (row blocks, tiles of the group) int32, in a room flat; None without a filter, or where it is known
     mass: torch.Tensor | None  # (tiles of the group, N) fp32 softmax mass of dead tiles
     width: int  # of the widest group, whole tiles: Triton compiles for its alignment
 

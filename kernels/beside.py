@@ -35,7 +35,16 @@ class Beside:
         with torch.cuda.stream(self._queue):
             yield
 
-    def wait(self) -> None:
-        """What is launched from here on waits for those launches."""
-        if self._queue is not None:
-            torch.cuda.current_stream(self._queue.device).wait_stream(self._queue)
+    def mark(self) -> torch.cuda.Event | None:
+        """Where that queue is."""
+        return None if self._queue is None else self._queue.record_event()
+
+    def wait(self, mark: torch.cuda.Event | None = None) -> None:
+        """What is launched from here on waits for those launches, up to `mark`, or all."""
+        if self._queue is None:
+            return
+        here = torch.cuda.current_stream(self._queue.device)
+        if mark is None:
+            here.wait_stream(self._queue)
+        else:
+            here.wait_event(mark)

@@ -10,6 +10,7 @@ from torch import Tensor
 from . import gradients, launch
 from .backend import host_stage, require_device
 from .check import TargetCheck, autocast, check_arguments, check_keywords, check_tensors
+from .exponentials import Exponentials
 from .record import Record
 from .schedule import Schedule, default_schedule
 from .statistics import Statistics
@@ -35,17 +36,19 @@ class _TokenLoss(torch.autograd.Function):
         even: bool,
     ) -> tuple[Tensor, Tensor]:
         call = launch.Call(embeddings, classifier, bias, targets, ignore_index, softcap, variant, schedule)
-        record = launch.room_for_record(call, tuple(ctx.needs_input_grad[:3]))
-        loss, lse, row_max, log_sum = launch.forward(call, record)
+        room = launch.room_for(call, tuple(ctx.needs_input_grad[:3]))
+        loss, lse, row_max, log_sum = launch.forward(call, room)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(embeddings, classifier, bias, targets, row_max, log_sum, *(record or ()))
+        left = room.record or room.exponentials or ()
+        ctx.save_for_backward(embeddings, classifier, bias, targets, row_max, log_sum, *left)
+        ctx.stores, ctx.is_used_up = room.exponentials is not None, False
         ctx.options = (ignore_index, softcap, variant, schedule)
         ctx.stats, ctx.even = stats, even
         return loss, lse
 
     @staticmethod
     def backward(ctx: Any, dloss: Tensor | None, dlse: Tensor | None) -> tuple[Tensor | None, ...]:
-        embeddings, classifier, bias, targets, row_max, log_sum, *record = ctx.saved_tensors
+        embeddings, classifier, bias, targets, row_max, log_sum, *left = ctx.saved_tensors
         call = launch.Call(embeddings, classifier, bias, targets, *ctx.options)
         wanted = tuple(ctx.needs_input_grad[:3])
         if dloss is None and dlse is None:
@@ -53,8 +56,14 @@ class _TokenLoss(torch.autograd.Function):
         with torch.no_grad():
             dloss, dlse = (None if x is None else x.resolve_neg() for x in (dloss, dlse))
             upstream = Upstream(dloss=dloss, dlse=dlse, even=ctx.even and dlse is None)
+            room = launch.NO_ROOM
+            if left:
+                room = launch.Room(exponentials=Exponentials(*left)) if ctx.stores else launch.Room(Record(*left))
+            if ctx.is_used_up:  # a graph that was retained
+                launch.forward_partial(call, room)
+            ctx.is_used_up = ctx.stores
             found: tuple[Tensor | None, ...] = gradients.backward(
-                call, row_max, log_sum, Record(*record) if record else None, upstream, wanted, ctx.stats
+                call, row_max, log_sum, room, upstream, wanted, ctx.stats
             )
         if torch.is_grad_enabled():  # create_graph=True
             inputs = (embeddings, classifier, bias, dloss, dlse)

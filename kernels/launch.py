@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -13,6 +13,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from .backend import IS_INTERPRETED
 from .combine import Partial, combine_kernel
+from .exponentials import Exponentials
 from .indexed import indexed_dot_kernel
 from .logsumexp import logsumexp_kernel
 from .matrix import Matrix, Vector
@@ -42,13 +43,27 @@ class Call:
         return n, self.classifier.shape[0], d
 
 
-def forward(call: Call, record: Record | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """loss, lse, row maximum and log of the sum, each (N,) fp32. Fills `record`, see `forward_partial`."""
-    return combine(call, forward_partial(call, record))
+class Room(NamedTuple):
+    """For what the forward pass leaves to the backward pass beside numbers of rows."""
+
+    record: Record | None = None
+    exponentials: Exponentials | None = None
 
 
-def room_for_record(call: Call, wanted: tuple[bool, bool, bool]) -> Record | None:
-    """For what the forward pass records, where the backward pass will read it for the gradients that are `wanted`."""
+NO_ROOM = Room()
+
+
+def forward(call: Call, room: Room = NO_ROOM) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """loss, lse, row maximum and log of the sum, each (N,) fp32. Fills `room`."""
+    return combine(call, forward_partial(call, room))
+
+
+def room_for(call: Call, wanted: tuple[bool, bool, bool]) -> Room:
+    """What a backward pass will read for the gradients that are `wanted`."""
+    return Room(_room_for_record(call, wanted), _room_for_exponentials(call, wanted))
+
+
+def _room_for_record(call: Call, wanted: tuple[bool, bool, bool]) -> Record | None:
     is_read = any(wanted[:2]) if call.variant.granularity == "segment" else looks_ahead(call, wanted)
     if not is_read:
         return None
@@ -61,6 +76,18 @@ def room_for_record(call: Call, wanted: tuple[bool, bool, bool]) -> Record | Non
     )
 
 
+def _room_for_exponentials(call: Call, wanted: tuple[bool, bool, bool]) -> Exponentials | None:
+    if not call.variant.stores(8 * call.embeddings.element_size(), call.softcap) or not any(wanted):
+        return None
+    n, v, _ = call.shape
+    tiles, block = triton.cdiv(v, call.schedule.forward.block_v), call.schedule.forward.block_v
+    device = call.embeddings.device
+    return Exponentials(
+        entries=torch.empty((n, tiles * block), dtype=torch.float16, device=device),
+        shift=torch.empty((tiles, n), dtype=torch.float32, device=device),
+    )
+
+
 def looks_ahead(call: Call, wanted: tuple[bool, bool, bool]) -> bool:
     """Whether tiles that a filter drops need not be computed again: no gradient that is wanted takes them in."""
     variant, least = call.variant, call.schedule.look_ahead
@@ -69,8 +96,8 @@ def looks_ahead(call: Call, wanted: tuple[bool, bool, bool]) -> bool:
     return every and (of_e or of_c) and variant.granularity == "tile" and least is not None and call.shape[1] >= least
 
 
-def forward_partial(call: Call, record: Record | None = None) -> Partial:
-    """What this vocabulary holds of the answer, one row of each result per split; fills `record`, if any."""
+def forward_partial(call: Call, room: Room = NO_ROOM) -> Partial:
+    """What this vocabulary holds of the answer, one row of each result per split; fills `room`."""
     n, v, d = call.shape
     tiles, flags = call.schedule.forward, call.variant.flags("target")
     blocks = triton.cdiv(v, tiles.block_v)
@@ -88,6 +115,10 @@ def forward_partial(call: Call, record: Record | None = None) -> Partial:
     e, e_descriptor = operand(call.embeddings, (tiles.block_n, tiles.block_d), call.schedule)
     c, c_descriptor = operand(call.classifier, (tiles.block_v, tiles.block_d), call.schedule)
     bias, target = vector(call.bias), vector(call.targets)
+    stored = None
+    if room.exponentials is not None and call.schedule.descriptors and _has_descriptors(device):
+        # Takes a tile's room in shared memory, that of a stage.
+        stored = TensorDescriptor.from_tensor(room.exponentials.entries, [tiles.block_n, tiles.block_v])
     row_blocks = triton.cdiv(n, tiles.block_n)
     of_last = call.schedule.blocks_of_last_split(n, v)
     programs = row_blocks * whole + (triton.cdiv(row_blocks, of_last) if splits > whole else 0)
@@ -99,7 +130,8 @@ def forward_partial(call: Call, record: Record | None = None) -> Partial:
         partial.max,
         partial.sum,
         partial.target_logit if fused else None,
-        record,
+        *room,
+        stored,
         call.softcap,
         n,
         v,
@@ -112,7 +144,7 @@ def forward_partial(call: Call, record: Record | None = None) -> Partial:
         SEGMENT=call.schedule.segment_columns,
         E_DESCRIPTOR=e_descriptor,
         C_DESCRIPTOR=c_descriptor,
-        **options(tiles, call.schedule),
+        **options(tiles if stored is None else replace(tiles, stages=max(1, tiles.stages - 1)), call.schedule),
     )
     if not fused:
         indexed_dot_kernel[(row_blocks,)](

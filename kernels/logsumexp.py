@@ -8,6 +8,7 @@ pair of Milakov and Gimelshein ("Online normalizer calculation for softmax", 201
 import triton.language as tl
 
 from .backend import device_function, kernel, stage
+from .exponentials import keep_exponentials
 from .logits import add_bias, dot_logits, mask_columns, soft_cap
 from .record import record_mass
 from .rounding import exp
@@ -27,13 +28,14 @@ def exponentials(z, shift):
 
 @stage
 def fold_tile(m, s, z, SEGMENT: tl.constexpr):
-    """The pair (m, s), meaning s e^m, after a tile z (BLOCK_N, BLOCK_V), and its segments' own parts of s. s >= 1 as
-    soon as m is finite: the largest logit itself contributes exp(0) = 1. A NaN logit makes s NaN, though max ignores
-    it."""
+    """The pair (m, s), meaning s e^m, after a tile z (BLOCK_N, BLOCK_V), its segments' own parts of s, and what those
+    are sums of. s >= 1 as soon as m is finite: the largest logit itself contributes exp(0) = 1. A NaN logit makes s
+    NaN, though max ignores it."""
     top = tl.maximum(m, tl.max(z, 1))
     shift = finite_or_zero(top)
-    parts = tl.sum(tl.reshape(exponentials(z, shift), (z.shape[0], z.shape[1] // SEGMENT, SEGMENT)), 2)
-    return top, s * exp(m - shift) + tl.sum(parts, 1), parts
+    x = exponentials(z, shift)
+    parts = tl.sum(tl.reshape(x, (z.shape[0], z.shape[1] // SEGMENT, SEGMENT)), 2)
+    return top, s * exp(m - shift) + tl.sum(parts, 1), parts, x
 
 
 @device_function
@@ -56,6 +58,8 @@ def visit_tile(
     C,
     Bias,
     Record,
+    Stored,
+    Blocks,
     target,
     row0,
     tile,
@@ -80,14 +84,17 @@ def visit_tile(
     z = soft_cap(add_bias(z, Bias, cols, col_mask), softcap)
     if RAGGED:
         z = mask_columns(z, col_mask)
-    m, s, parts = fold_tile(m, s, z, SEGMENT)
+    # An int64 that is too large for int32 is no target: what it wraps to may be picked, for a row that is ignored.
+    z_target = pick_target(z_target, z, (target - col0).to(tl.int32), VARIANT, TILES)
+    m, s, parts, x = fold_tile(m, s, z, SEGMENT)
+    if Stored is not None:
+        keep_exponentials(Stored, Blocks, x, finite_or_zero(m), row0, tile, N, V, TILES)
     if Record is not None:
         finite = finite_or_zero(m)
         base = tl.where(tile == first, finite, base)
         SEGMENTS: tl.constexpr = TILES.block_v // SEGMENT
         record_mass(Record, finite, base, parts, tile * SEGMENTS + tl.arange(0, SEGMENTS), rows, N, V, SEGMENT)
-    # An int64 that is too large for int32 is no target: what it wraps to may be picked, for a row that is ignored.
-    return m, s, pick_target(z_target, z, (target - col0).to(tl.int32), VARIANT, TILES), base
+    return m, s, z_target, base
 
 
 @device_function
@@ -100,6 +107,8 @@ def visit_split(
     Sum,
     TargetLogit,
     Record,
+    Stored,
+    Blocks,
     row0,
     split,
     tiles_per_split,
@@ -127,12 +136,12 @@ def visit_split(
     # Flattened, the loads of a tile's first products run while the tile before is exponentiated.
     for tile in tl.range(first, whole, flatten=True):
         m, s, z_target, base = visit_tile(
-            m, s, z_target, base, E, C, Bias, Record, target, row0, tile, first, softcap, N, V, D,
+            m, s, z_target, base, E, C, Bias, Record, Stored, Blocks, target, row0, tile, first, softcap, N, V, D,
             False, VARIANT, TILES, SEGMENT, E_DESCRIPTOR, C_DESCRIPTOR
         )  # fmt: skip
     if whole < last:
         m, s, z_target, base = visit_tile(
-            m, s, z_target, base, E, C, Bias, Record, target, row0, whole, first, softcap, N, V, D,
+            m, s, z_target, base, E, C, Bias, Record, Stored, None, target, row0, whole, first, softcap, N, V, D,
             True, VARIANT, TILES, SEGMENT, E_DESCRIPTOR, C_DESCRIPTOR
         )  # fmt: skip
     out = split.to(tl.int64) * N + rows
@@ -154,6 +163,8 @@ def logsumexp_kernel(
     Sum,
     TargetLogit,
     Record,  # None where no backward pass wants it
+    Stored,  # Exponentials; None unless they are stored
+    Blocks,  # a descriptor of their entries, if any
     softcap,
     N,
     V,
@@ -176,8 +187,8 @@ def logsumexp_kernel(
     if split < whole_splits:
         row0 = (tl.program_id(0) % row_blocks) * TILES.block_n
         visit_split(
-            E, C, Bias, Target, Max, Sum, TargetLogit, Record, row0, split, tiles_per_split, softcap, N, V, D,
-            VARIANT, TILES, SEGMENT, E_DESCRIPTOR, C_DESCRIPTOR
+            E, C, Bias, Target, Max, Sum, TargetLogit, Record, Stored, Blocks, row0, split, tiles_per_split,
+            softcap, N, V, D, VARIANT, TILES, SEGMENT, E_DESCRIPTOR, C_DESCRIPTOR
         )  # fmt: skip
     else:
         split = tl.cast(whole_splits, tl.int32)
@@ -185,6 +196,6 @@ def logsumexp_kernel(
         end = tl.minimum(block + blocks_of_last_split, row_blocks)
         for row0 in range(block * TILES.block_n, end * TILES.block_n, TILES.block_n):
             visit_split(
-                E, C, Bias, Target, Max, Sum, TargetLogit, Record, row0, split, tiles_per_split, softcap, N, V, D,
-                VARIANT, TILES, SEGMENT, E_DESCRIPTOR, C_DESCRIPTOR
+                E, C, Bias, Target, Max, Sum, TargetLogit, Record, Stored, Blocks, row0, split,
+                tiles_per_split, softcap, N, V, D, VARIANT, TILES, SEGMENT, E_DESCRIPTOR, C_DESCRIPTOR
             )  # fmt: skip

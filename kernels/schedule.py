@@ -8,6 +8,7 @@ import torch
 import triton
 
 from .backend import IS_INTERPRETED
+from .variant import Variant
 
 WORKERS = 132
 """Multiprocessors of an H100. Elsewhere the answer is the same, if not as fast."""
@@ -153,10 +154,12 @@ class Schedule:
         assert self.workers is not None
         return self.workers * max(1, -(-blocks // self.workers))
 
-    def merged(self, block: int, increment: str) -> int:
-        """Tiles of `block` terms that one increment of a gradient is of, dropped ones counted, by
-        `Variant.increment`."""
-        return max(1, self.terms_per_increment // block) if increment == "group" else 1
+    def merged(self, block: int, variant: Variant, *, stores: bool) -> int:
+        """Tiles of `block` terms that one increment of a gradient is of, dropped ones counted: twice as many where
+        residuals take no memory of their own (2.18 products for 2.23 of the backward pass on an H200)."""
+        if variant.increment == "tile":
+            return 1
+        return max(1, (2 if stores else 1) * self.terms_per_increment // block)
 
     @property
     def segment_columns(self) -> int:

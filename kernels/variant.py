@@ -15,6 +15,7 @@ Increment = Literal["group", "tile"]
 Target = Literal["fused", "indexed"]
 Granularity = Literal["tile", "segment"]
 Tail = Literal["drop", "rank1"]
+Exponentials = Literal["recomputed", "stored"]
 
 THRESHOLDS = ("eps", "eps_e")
 
@@ -55,6 +56,9 @@ class Variant:
     tail: Tail = "drop"
     """What becomes of dropped residuals: nothing, or one vector over the vocabulary in their place, times what each row
     lost, so that rows of residuals keep their sums."""
+    exponentials: Exponentials = "recomputed"
+    """Where the backward pass has the softmax from: logits that it computes once more, or what the forward pass stored
+    of them, in N x V entries of 16 bits. In fp32 and with a softcap they are computed once more either way."""
 
     def __post_init__(self) -> None:
         for name, legal in LEGAL.items():
@@ -80,6 +84,11 @@ class Variant:
                 "tail=rank1 needs granularity=segment, whose forward pass records what every row will lose, and "
                 "eps and eps_e below 1, so that something is kept"
             )
+        if self.exponentials == "stored" and (self.filter_e or self.filter_c or self.order != "none"):
+            raise ValueError(
+                "exponentials=stored needs filter_e=no, filter_c=no and order=none: they lie where the forward pass "
+                "found them, and residuals take their place"
+            )
         if self.eps_e is not None and self.granularity != "segment":
             raise ValueError(
                 f"eps_e={shown(self.eps_e)} needs granularity=segment: tiles are judged once for both gradients"
@@ -98,6 +107,11 @@ class Variant:
         if self.eps_e is not None:
             return self.eps_e
         return self.threshold(spacing) / (1 if self.granularity == "tile" else 4)
+
+    def stores(self, bits: int, softcap: float | None) -> bool:
+        """Whether exponentials are stored of inputs of so many bits: fp32 would take twice the memory, and the slope of
+        a softcap needs the logits themselves."""
+        return self.exponentials == "stored" and bits == 16 and softcap is None
 
     def __str__(self) -> str:
         def changes(preset: Variant) -> list[str]:
@@ -192,6 +206,7 @@ PRESETS: dict[str, Variant] = {
     "cce-kahan-full-c": Variant(filter_c=False, accumulate="kahan"),
     "cce-kahan-full-e": Variant(filter_e=False, accumulate="kahan"),
     "cce-exact": Variant(filter_e=False, filter_c=False, order="none", accumulate="fp32"),
+    "cce-stored": Variant(filter_e=False, filter_c=False, order="none", accumulate="fp32", exponentials="stored"),
     "cce-segment": Variant(eps=2.0**-14, order="none", accumulate="fp32", granularity="segment", tail="rank1"),
 }
-"""The rows of the paper's Table 1, the exact variant of its authors' package, and our own."""
+"""The rows of the paper's Table 1, the exact variant of its authors' package, and two of our own."""

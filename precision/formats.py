@@ -42,8 +42,13 @@ class Format:
         return dtype
 
     @property
+    def bits(self) -> int:
+        return 8 * self.dtype.itemsize
+
+    @property
     def is_fp32(self) -> bool:
         return self.u == U
 
 
 FP32 = Format.of(torch.float32)
+FP16 = Format.of(torch.float16)

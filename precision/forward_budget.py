@@ -34,6 +34,7 @@ class ForwardError:
     target_signed: Enclosure  # and of that at the target
     top: Enclosure  # the computed largest logit
     maximum: Tensor  # its error
+    widest: Tensor  # the largest of any logit
     random: RandomError  # of the log sum, whose bound `log_sum` is
     alike: Tensor  # in how many rows that error may be the same
     same_log: Tensor  # and in how many the log sum
@@ -98,6 +99,7 @@ def forward_error(
         target_signed,
         top=top,
         maximum=top_error,
+        widest=widest,
         random=random._replace(largest=log_sum.total),
         alike=torch.maximum(same_log, coincidences(maximum.T).T),
         same_log=same_log,

@@ -62,7 +62,9 @@ class GradientBudget:
         self.tiles, self.error, self.log_s = schedule.backward, error, torch.log1p(rows.rest)
         spacing = torch.finfo(problem.embeddings.dtype).eps
         self.eps, self.eps_e = variant.threshold(spacing), variant.threshold_e(spacing)
-        self.known_by = "recompute_logits" if self.fmt.is_fp32 else "cast_residual"
+        self.stores = variant.stores(self.fmt.bits, problem.softcap)
+        of_logits = "dot_logits" if self.stores else "recompute_logits"
+        self.known_by = of_logits if self.fmt.is_fp32 else "cast_residual"
         # (N, 1) the row's own upstream scale; what comes for an ignored row, an infinity or NaN even, is not read
         self.size = torch.where(stream.valid, stream.d_loss.abs() + stream.d_lse.abs(), 0.0)
         self.upstream = tuple(arithmetic.upstream(x) for x in (stream.d_loss, stream.d_lse))
@@ -181,14 +183,13 @@ class GradientBudget:
         return own.add("soft_cap_slope", _times(g, rounded) + flushed * (size + g))
 
     def logit_error(self, part: ResidualChunk) -> LogitError:
-        """(N, n) bounds on the logits computed again."""
-        return logit_error(
-            self.stream, part.columns, part.raw, part.logits, self.tiles, self.arithmetic, by_stage=False
-        )
+        """(N, n) bounds on the logits computed again, or once for all."""
+        tiles = self.schedule.forward if self.stores else self.tiles
+        return logit_error(self.stream, part.columns, part.raw, part.logits, tiles, self.arithmetic, by_stage=False)
 
     def softmax_error(self, part: ResidualChunk, logit: LogitError) -> SoftmaxError:
-        """Of the softmax computed again, from the error of its logits."""
-        return softmax_error(part, self.rows, self.error, logit, self.arithmetic)
+        """Of the softmax, from the error of its logits."""
+        return softmax_error(part, self.rows, self.error, logit, self.arithmetic, stores=self.stores)
 
     def _live_tiles(self, g: Tensor, dg: Tensor) -> tuple[Tensor, Tensor]:
         """(row blocks, vocabulary tiles) bool: tiles surely live, and tiles that may be."""
@@ -269,7 +270,7 @@ class GradientBudget:
         self.live_e = (self.live_e[0] + int(surely.sum()), self.live_e[1] + int(maybe.sum()))
         # HEADROOM comes after the product
         tiny, limit = self.scale / HEADROOM, LARGEST_FP32 * self.scale
-        merged = self.schedule.merged(block, self.variant.increment)
+        merged = self.schedule.merged(block, self.variant, stores=self.stores)
         for tile in range(0, surely.shape[1], merged):
             span = slice(tile * block, (tile + merged) * block)
             of_tile = g[:, span], whole.columns(span), classifier[span], oracle[:, span]
@@ -303,7 +304,7 @@ class GradientBudget:
 
     @property
     def _merged_c(self) -> int:
-        return self.schedule.merged(self.tiles.block_n, self.variant.increment)
+        return self.schedule.merged(self.tiles.block_n, self.variant, stores=self.stores)
 
     def _classifier(
         self,

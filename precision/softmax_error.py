@@ -18,6 +18,7 @@ from .forward_budget import ForwardError, moved_softmax
 from .logit_error import LogitError
 from .random_error import RandomError
 from .stages import EXP_UNDERFLOW
+from .stored_softmax import StoredSoftmax
 from .terms import Terms
 
 
@@ -50,9 +51,16 @@ class SoftmaxError:
 
 
 def softmax_error(
-    part: ResidualChunk, rows: Rows, error: ForwardError, logit: LogitError, arithmetic: Arithmetic
+    part: ResidualChunk,
+    rows: Rows,
+    error: ForwardError,
+    logit: LogitError,
+    arithmetic: Arithmetic,
+    *,
+    stores: bool = False,
 ) -> SoftmaxError:
-    """From the errors of the forward pass and of the logits computed again."""
+    """From the errors of the forward pass and of the logits computed again; or of its own, where it `stores`
+    exponentials."""
     by_stage, log_s = error.log_sum.by_stage, torch.log1p(rows.rest)
     recomputed = stages.recompute_logits(logit.capped.total)
     z, off = logit.computed(part.logits), recomputed + error.maximum
@@ -67,13 +75,24 @@ def softmax_error(
     smaller = torch.where(is_lost, of_log, torch.minimum(computed, computed_log))
     less = 2 * (computed + computed_log - distance - log_s)
     rounding, common = stages.softmax(difference.radius, computed + computed_log, smaller, last, less, arithmetic)
+    of_logits, of_exponent, kept = "recompute_logits", "softmax", None
+    middle = difference.middle + torch.where(is_lost, log_s, 0.0)
+    if stores:
+        of_logits, of_exponent = "dot_logits", "restore_softmax"
+        is_largest = part.softmax > (1 - part.softmax) * torch.exp(2 * error.widest)
+        kept = StoredSoftmax.of(is_largest, computed, computed + computed_log, computed_log, log_s, of_log, arithmetic)
+        middle = torch.where(is_largest, middle, 0.0)
+        common = torch.where(is_largest, common, kept.restored.largest)
+        rounding = rounding.masked(is_largest).plus(kept.restored)
     kappa = error.lse_from_logits.shared(error.lse_signed.radius).merge(error.log_sum)
-    own = Terms(by_stage).add("recompute_logits", logit.signed.radius).add("softmax", rounding.largest)
+    own = Terms(by_stage).add(of_logits, logit.signed.radius).add(of_exponent, rounding.largest)
     random = rounding.plus(RandomError.certain(logit.signed.radius))
+    if kept is not None:
+        own.add("exponentials", kept.exponentials.largest).add("store_exponentials", kept.kept)
+        random = random.plus(kept.exponentials).plus(RandomError.certain(kept.kept))
     random_kappa = error.random.plus(RandomError.certain(error.lse_signed.radius))
     skew = arithmetic.skew(distance + log_s)
-    known = logit.signed.middle - error.lse_signed.middle + skew + difference.middle
-    known = known + torch.where(is_lost, log_s, 0.0)
+    known = logit.signed.middle - error.lse_signed.middle + skew + middle
     # exp(b - D + e) - 1, taken apart without a rest.
     tame = (known.abs() + kappa.total + own.total < 1) & (part.softmax > 0)
     alike = torch.where(tame, part.softmax * torch.exp(known), 0.0)
@@ -82,12 +101,16 @@ def softmax_error(
     random = random.times(slope)
     own = own.shared(bound)
     if not bool(tame.all()):
-        moved = Terms(by_stage).add("recompute_logits", recomputed)
-        moved.merge(error.lse_from_logits).merge(error.log_sum).add("softmax", rounding.largest)
+        moved = Terms(by_stage).add(of_logits, recomputed)
+        moved.merge(error.lse_from_logits).merge(error.log_sum).add(of_exponent, rounding.largest)
+        if kept is not None:
+            moved.add("exponentials", kept.exponentials.largest).add("store_exponentials", kept.kept)
         # Not capped at 1: a logit of 1e9 recomputed in other tiles may lie far above the maximum that forward found.
         grown = moved_softmax(part, rows.maximum + log_s, moved.total, logit.capped.total)
         own.merge(moved.shared(torch.where(tame, 0.0, grown)))
-    own = own.add("softmax", torch.full_like(part.softmax, EXP_UNDERFLOW))
+    own = own.add(of_exponent, torch.full_like(part.softmax, EXP_UNDERFLOW))
+    if kept is not None:
+        own = own.add("store_exponentials", kept.underflow)
     of_kappa = torch.where(kappa.total < 1, torch.expm1(kappa.total), 0.0)
     return SoftmaxError(
         known=torch.where(tame, part.softmax * torch.expm1(known), 0.0),

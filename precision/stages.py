@@ -22,19 +22,22 @@ import torch
 from torch import Tensor
 
 from ccelab.kernels import Variant
+from ccelab.kernels import exponentials as stored
 from ccelab.kernels.live_segments import BLOCK
 from ccelab.kernels.segments import PARTS
 from ccelab.reference import Problem
 
 from .arithmetic import ANY, Arithmetic
 from .enclosure import Enclosure
-from .formats import FP32, Format, U
+from .formats import FP16, FP32, Format, U
 from .products import Products
 from .random_error import RandomError
 
 SOFTCAP_ROUNDINGS = 16
 """softcap * tanh(z / softcap) is within this many unit roundoffs, relatively: the division, a tanh of a few ulp, the
 product, and the cap itself as an fp32 number. A test measures the kernels' tanh against this."""
+
+UNIT: float = stored.UNIT.value
 
 EXP_UNDERFLOW = 2.0**-126  # a result under the normal range may be flushed
 
@@ -137,6 +140,23 @@ def fold_tile(
     return arithmetic.tile_sum(terms, margin, segment).plus(rescaled.times(before * (1 + margin))).plus(added)
 
 
+def _stores(variant: Variant, problem: Problem) -> bool:
+    return variant.stores(8 * problem.embeddings.element_size(), problem.softcap)
+
+
+def _recomputes(variant: Variant, problem: Problem) -> bool:
+    return not _stores(variant, problem)
+
+
+@_stage(_stores)
+def store_exponentials() -> tuple[float, float]:
+    """Residual: exp(z - shift) is stored as fp16.
+
+    Relative, and of the row's largest at most: 1 is stored as 2^15, so that half of fp16's smallest number is 2^-40.
+    """
+    return FP16.u, FP16.tiny / 2 / UNIT
+
+
 @_stage()
 def join_splits(
     sums: list[Tensor], margin: Tensor, rescaled: list[RandomError], log_s: Tensor, arithmetic: Arithmetic
@@ -196,7 +216,7 @@ def load_upstream(first: Tensor, second: Tensor, d_loss: Enclosure, d_lse: Enclo
     return first * d_loss.radius + second * d_lse.radius
 
 
-@_stage()
+@_stage(_recomputes)
 def recompute_logits(error: Tensor) -> Tensor:
     """Residual: the logit computed again in the tiles of the backward pass, with bias and cap.
 
@@ -205,7 +225,7 @@ def recompute_logits(error: Tensor) -> Tensor:
     return error
 
 
-@_stage()
+@_stage(_recomputes)
 def softmax(
     difference: Tensor, exponent: Tensor, smaller: Tensor, last: Tensor, less: Tensor, arithmetic: Arithmetic
 ) -> tuple[RandomError, Tensor]:
@@ -219,6 +239,18 @@ def softmax(
     second = RandomError.addition(FP32.half_ulp(exponent), smaller, last)
     rounding = RandomError.certain(difference).plus(second).plus(arithmetic.exponential(exponent, less))
     return rounding, torch.where(second.proxy > 0, torch.minimum(second.largest, last), 0.0)
+
+
+@_stage(_stores)
+def restore_softmax(exponent: Tensor, smaller: Tensor, arithmetic: Arithmetic) -> RandomError:
+    """Residual: what is stored, times exp((shift - max) - log s).
+
+    (N, n), relative: two differences, an exponential and a product. `exponent` is the largest of each, and the second
+    difference loses no more than its `smaller` operand. It is one number for a row's words of one tile.
+    """
+    half = FP32.half_ulp(exponent)
+    differences = RandomError.rounding(half).plus(RandomError.addition(half, smaller, last=0.0))
+    return differences.plus(arithmetic.exponential(exponent, exponent)).plus(RandomError.rounding(U + 0 * half))
 
 
 @_stage()

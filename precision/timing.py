@@ -58,17 +58,17 @@ def timing(problem: Problem, variant: Variant, schedule: Schedule, repetitions: 
     grad = torch.full((n,), 1 / n, dtype=torch.float32, device=e.device)
     upstream = Upstream(dloss=grad, dlse=None, even=True)
     wanted = (True, True, problem.bias is not None)
-    record = launch.room_for_record(call, wanted)  # counted with neither pass: it is what one hands to the other
-    _, _, row_max, log_sum = launch.forward(call, record)
+    room = launch.room_for(call, wanted)  # counted with neither pass: it is what one hands to the other
+    _, _, row_max, log_sum = launch.forward(call, room)
 
     def product() -> None:
         torch.mm(e, c.T, out=logits)
 
     def forward() -> None:
-        launch.forward(call, record)
+        launch.forward(call, room)
 
     def backward() -> None:
-        gradients.backward(call, row_max, log_sum, record, upstream, wanted, None)
+        gradients.backward(call, row_max, log_sum, room, upstream, wanted, None)
 
     for warm_up in (product, forward, backward, product):
         warm_up()

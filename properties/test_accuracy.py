@@ -24,6 +24,7 @@ ALL_SUMS = ("cce", "cce-no-sort", "cce-kahan", "cce-exact,accumulate=hilo", "cce
     "cce,increment=tile",
     "cce-kahan,increment=tile",
     "cce-exact,target=indexed",
+    "cce-stored",
     "cce-segment,eps=2^-6",
     "cce-segment,eps=2^-6,tail=drop",
     examples=2,
@@ -36,7 +37,7 @@ def test_every_output_is_within_its_budget(trial: Trial) -> None:
     trial.judge()
 
 
-@law("cce", "cce-exact", draw=specs(families=("confident",), dtypes=("bfloat16", "float16", "float32")))
+@law("cce", "cce-exact", "cce-stored", draw=specs(families=("confident",), dtypes=("bfloat16", "float16", "float32")))
 def test_confident_tokens_lose_nothing(trial: Trial) -> None:
     """A target of nearly all the probability: errors are absolute, at the size of E and C, never of the tiny gradient.
 

@@ -205,7 +205,7 @@ def test_small_upstream_gradients_survive_fp16(trial: Trial) -> None:
     trial.judge(replace(trial.case, grad_loss=small, grad_lse=None))
 
 
-@law("cce", "cce-exact", draw=specs(families=ORDINARY, upstream="signed", lse=False))
+@law("cce", "cce-exact", "cce-stored", draw=specs(families=ORDINARY, upstream="signed", lse=False))
 def test_a_second_backward_pass_is_the_first_one_again(trial: Trial) -> None:
     """backward() twice through one graph: gradients within budget both times, or an error that says no.
 

@@ -28,7 +28,7 @@ OTHERS = tuple(
 BEYOND = (2 * SMALL.forward.block_n + 1, 2 * SMALL.forward.block_v + 1, 2 * SMALL.backward.block_d + 1)
 
 
-@law("cce", "cce-exact", "cce-kahan", draw=specs(families=ORDINARY, least=BEYOND))
+@law("cce", "cce-exact", "cce-stored", "cce-kahan", draw=specs(families=ORDINARY, least=BEYOND))
 def test_more_than_two_tiles_everywhere(trial: Trial) -> None:
     """More than two tiles in each of N, V and D at once: every output within its budget.
 
@@ -58,13 +58,13 @@ def test_padding_of_the_vocabulary_is_invisible(trial: Trial) -> None:
     trial.judge()
 
 
-@law("cce", "cce-exact", "cce-kahan", needs=["schedule"], draw=specs(families=ORDINARY, least=(17, 65, 17)))
+@law("cce", "cce-exact", "cce-stored", needs=["schedule"], draw=specs(families=ORDINARY, least=(17, 65, 17)))
 def test_any_schedule_is_within_its_own_budget(trial: Trial) -> None:
     """Other tiles, splits and loads: another order of additions, within the budget that belongs to it."""
     trial.judge(replace(trial.case, schedule=OTHERS[trial.pick(0, len(OTHERS) - 1)]))
 
 
-@law("cce-exact", "cce", needs=EXACT, draw=specs(families=ORDINARY, d=3 * SMALL.forward.block_d))
+@law("cce-exact", "cce-stored", "cce", needs=EXACT, draw=specs(families=ORDINARY, d=3 * SMALL.forward.block_d))
 def test_both_ways_to_load_are_one_arithmetic(trial: Trial) -> None:
     """Tensor descriptors or pointers: the same bits. Rows of 48 columns are aligned as descriptors need it."""
     other = replace(trial.case, schedule=replace(SMALL, descriptors=False))

@@ -56,7 +56,7 @@ def test_nan_in_an_ignored_row_goes_nowhere(trial: Trial) -> None:
     trial.same(trial.outcome, trial.run(replace(case, input=spoiled)))
 
 
-@law("cce-no-sort", "cce-exact", "cce", draw=specs(reduction="none", ignored=0, least=(1, 2, 2)))
+@law("cce-no-sort", "cce-exact", "cce-stored", "cce", draw=specs(reduction="none", ignored=0, least=(1, 2, 2)))
 def test_nan_in_a_class_spoils_every_row(trial: Trial) -> None:
     """NaN in C_v: every loss, and all of dE, is NaN."""
     spoiled = trial.case.linear_weight.clone()

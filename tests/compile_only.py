@@ -80,11 +80,11 @@ def main() -> None:
                 Variant.parse(text),
                 replace(default_schedule(dtype, 256, d), look_ahead=0),
             )
-            record = launch.room_for_record(call, (True, True, optional))
-            _, lse, row_max, log_sum = launch.forward(call, record)
+            room = launch.room_for(call, (True, True, optional))
+            _, lse, row_max, log_sum = launch.forward(call, room)
             upstream = Upstream(dloss=lse, dlse=lse if optional else None, even=not optional)
             stats = Statistics() if optional else None
-            gradients.backward(call, row_max, log_sum, record, upstream, (True, True, optional), stats)
+            gradients.backward(call, row_max, log_sum, room, upstream, (True, True, optional), stats)
             print(text, name, *sorted({k.metadata.name for k in compiled}))
 
 

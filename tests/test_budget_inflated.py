@@ -86,15 +86,18 @@ def assert_refused(verdict: Verdict, name: str, *, likely: bool = False) -> None
     assert is_enough, f"{name}: {verdict.ratios[name]:.3f} of the bound times 4"
 
 
-FULL = [name for name, preset in PRESETS.items() if preset.granularity == "tile"]
+APART = ("cce-segment", "cce-stored")
+FULL = [name for name in PRESETS if name not in APART]
 PAIRS = list(zip(FAMILIES, (FULL * 3)[: len(FAMILIES)], strict=True))
-"""Every family, and by turns every preset but cce-segment, which has tests of its own."""
+"""Every family, and by turns every preset but those that have tests of their own."""
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_segments_in_16_bits(dtype: str, family: str) -> None:
-    verdict = judged(dtype, family, "cce-segment")
+@pytest.mark.parametrize("variant", APART)
+def test_segments_and_stored_exponentials_in_16_bits(variant: str, dtype: str, family: str) -> None:
+    """In fp32 none is stored: there cce-stored is cce-exact."""
+    verdict = judged(dtype, family, variant)
     for name in GRADIENTS:
         assert_refused(verdict, name)
 

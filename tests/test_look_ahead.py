@@ -38,7 +38,7 @@ def test_who_takes_in_every_tile_computes_it(variant: str, wanted: tuple[bool, b
     call = call_of(draw(variant=variant), look_ahead=0)
     assert launch.looks_ahead(call, wanted) is ahead
     assert not launch.looks_ahead(replace(call, schedule=SMALL), wanted)
-    recorded = launch.room_for_record(call, wanted)
+    recorded = launch.room_for(call, wanted).record
     assert (recorded is not None) is (ahead or (variant == "cce-segment" and any(wanted)))
 
 

@@ -67,11 +67,22 @@ def test_stages_stand_where_their_option_does(variant: str) -> None:
     _, stages, _ = by_output(case)
     present = {stage for terms in stages.values() for stage in terms}
     assert present == set(applying(Variant.of(variant), case.problem()))
-    plain = peaked(variant="cce-exact", reduction="none")
-    _, stages, _ = by_output(plain)
+
+
+@pytest.mark.parametrize(
+    ("variant", "without"),
+    [
+        ("cce-exact", {"store_exponentials", "restore_softmax"}),
+        ("cce-stored", {"recompute_logits", "softmax"}),
+    ],
+)
+def test_a_plain_call_has_few_stages(variant: str, without: set[str]) -> None:
+    case = peaked(variant=variant, reduction="none")
+    _, stages, _ = by_output(case)
     present = {stage for terms in stages.values() for stage in terms}
     absent = {"add_bias", "soft_cap", "soft_cap_slope", "indexed_dot", "reduce_losses", "is_live", "sum_bias"}
-    assert present == set(STAGES) - absent - {"cast_increment", "add_tail"}
+    assert present == set(STAGES) - absent - {"cast_increment", "add_tail"} - without
+    assert present == set(applying(Variant.of(variant), case.problem()))
 
 
 def test_the_largest_terms_come_first() -> None:

@@ -24,12 +24,16 @@ def test_presets_are_the_rows_of_the_design() -> None:
         "cce-kahan-full-e": (False, True, "mean_logit", "kahan"),
         "cce-exact": (False, False, "none", "fp32"),
     }
-    plain = {"increment": "group", "eps": None, "eps_e": None, "target": "fused", "granularity": "tile", "tail": "drop"}
+    plain = {
+        **{"increment": "group", "eps": None, "eps_e": None, "target": "fused", "granularity": "tile", "tail": "drop"},
+        "exponentials": "recomputed",
+    }
     want = {name: {**dict(zip(fields, row, strict=True)), **plain} for name, row in table.items()}
     segments = dict(zip(fields, (True, True, "none", "fp32"), strict=True))
     want["cce-segment"] = {**segments, **plain, "eps": 2.0**-14, "granularity": "segment", "tail": "rank1"}
+    want["cce-stored"] = {**want["cce-exact"], "exponentials": "stored"}
     assert {name: asdict(variant) for name, variant in PRESETS.items()} == want
-    assert list(PRESETS) == [*table, "cce-segment"]
+    assert list(PRESETS) == [*table, "cce-stored", "cce-segment"]
 
 
 def test_every_is_every_legal_combination_once() -> None:
@@ -48,7 +52,10 @@ def test_every_is_every_legal_combination_once() -> None:
         product((True,), (True,), ("none",), ("fp32",), ("group",), axes[-1], ("segment",), ("drop", "rank1"))
     )
     assert set(found) == tiles | segments
-    assert len(found) == len(set(every())) == len(tiles) + len(segments)
+    stored = [v for v in every() if v.exponentials == "stored"]
+    kept = product((False,), (False,), ("none",), *axes[3:])
+    assert [tuple(getattr(v, name) for name in fields[:6]) for v in stored] == list(kept)
+    assert len(found) == len(set(every())) == len(tiles) + len(segments) + len(stored)
     assert all(v.eps is None and v.eps_e is None for v in every())
     assert {replace(v, eps=None) for v in PRESETS.values()} <= set(every())
 
@@ -127,6 +134,16 @@ def test_a_refusal_lists_what_is_legal(text: str, said: list[str]) -> None:
 def test_an_illegal_variant_is_never_made(fields: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"legal|no effect"):
         Variant(**fields)
+
+
+def test_what_is_stored_has_its_place() -> None:
+    for change in ("filter_e=yes", "filter_c=yes", "order=mean_logit"):
+        with pytest.raises(ValueError, match=r"exponentials=stored needs filter_e=no, filter_c=no and order=none"):
+            Variant.parse(f"cce-stored,{change}")
+    assert not Variant.parse("cce-exact").stores(16, None)
+    assert Variant.parse("cce-stored").stores(16, None)
+    assert not Variant.parse("cce-stored").stores(32, None)
+    assert not Variant.parse("cce-stored").stores(16, 30.0)
 
 
 def test_eps_e_is_for_segments_that_keep_something() -> None:

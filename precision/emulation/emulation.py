@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -61,6 +62,10 @@ class Emulation:
             "add_bias": problem.bias is None,
             "soft_cap": problem.softcap is None,
             "indexed_dot": variant.target == "fused",
+            "store_exponentials": not self.setup.stores,
+            "restore_softmax": not self.setup.stores,
+            "recompute_logits": self.setup.stores,
+            "softmax": self.setup.stores,
             "soft_cap_slope": problem.softcap is None,
             "is_live": not (variant.filter_e or variant.filter_c),
             "cast_increment": variant.accumulate in ("hilo", "fp32") or self.setup.dtype == torch.float32,
@@ -100,6 +105,8 @@ class Emulation:
         block = self.setup.backward_tiles.block_v
         elements = 2**22 if self.setup.device.type == "cpu" else 2**25
         block *= self.setup.merged("e")  # whole increments
+        if self.setup.stores:  # and whole tiles of the forward pass
+            block = math.lcm(block, self.setup.schedule.forward.block_v)
         step = max(1, min(elements // rows, elements // 2 // self.setup.d) // block) * block
         missing = -len(self.order) % self.setup.backward_tiles.block_v
         padded = torch.nn.functional.pad(self.order, (0, missing), value=self.setup.v)

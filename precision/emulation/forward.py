@@ -9,11 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ccelab.kernels import exponentials
+
 from . import logits
 from .arithmetic import Arithmetic, finite_or_zero
 from .modes import Modes
 from .setup import Columns, Rows, Setup
 from .staged import OFF, Memo, resolved, staged
+
+UNIT: float = exponentials.UNIT.value
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +42,7 @@ class Forward(Memo):
         self.per_split = setup.schedule.tiles_per_split(setup.n, setup.v)
         self.splits = setup.schedule.count_splits(setup.n, setup.v)
         self.state: dict[Any, Any] = {}
+        self.tops: dict[Any, list[Tensor]] = {}
         if any("exact" in modes.modes for modes in runs):
             runs = [*runs, OFF]  # what exact stages come down to
         for t in range(self.per_split):
@@ -46,6 +51,20 @@ class Forward(Memo):
                 step.sums(modes)
                 step.target(modes)
             self.state.update(step.new)
+            if setup.stores:
+                for modes in runs:
+                    self._note_top(modes, t)
+
+    def _note_top(self, modes: Modes, t: int) -> None:
+        """The running maximum, which exponentials of the t-th tile of every split are shifted by."""
+        key = _top_key(resolved(modes, "fold_tile"))
+        tops = self.tops.setdefault(key, [])
+        if len(tops) == t:
+            tops.append(self.state[key])
+
+    def again(self, ids: Tensor) -> Again:
+        """Tiles `ids` (n,), of consecutive words, as the forward pass found them."""
+        return Again(self, ids)
 
     def _place(self, t: int) -> _Place:
         block = self.tiles.block_v
@@ -184,6 +203,34 @@ class _Step(Memo):
         s = self.forward.state.get(key, torch.zeros(shape, dtype=a.dtype, device=total.device))
         here = s[:, : self.place.splits] * a.exp(before - finite_or_zero(top)) + total
         self.new[key] = torch.cat([here, s[:, self.place.splits :]], 1)
+
+
+class Again(_Step):
+    """Tiles of several places of a split."""
+
+    def __init__(self, forward: Forward, ids: Tensor) -> None:
+        block, self.count = forward.tiles.block_v, len(ids)
+        ids = torch.nn.functional.pad(ids, (0, -len(ids) % block), value=forward.setup.v)
+        none = torch.zeros_like(forward.rows.target)
+        super().__init__(forward, _Place(forward.setup.columns(ids), len(ids) // block, none.bool(), none))
+        self.first = int(ids[0]) // block
+
+    def top(self, modes: Modes) -> tuple[Tensor, Tensor]:
+        """With each tile: (R, tiles)."""
+        tops = torch.stack(self.forward.tops[_top_key(resolved(modes, "fold_tile"))], 2).flatten(1)
+        here = tops[:, self.first : self.first + self.place.splits]
+        here = torch.nn.functional.pad(here, (0, self.place.splits - here.shape[1]))
+        return here, here
+
+    @staged("store_exponentials")
+    def stored(self, modes: Modes, a: Arithmetic) -> Tensor:
+        """(R, n) exponentials, as multiples of what 1 is stored as."""
+        x = self.exponentials(modes).to(a.dtype).flatten(1)[:, : self.count]
+        return x if a.dtype == torch.float64 else (x * UNIT).to(torch.float16).float() / UNIT
+
+    def shift(self, modes: Modes) -> Tensor:
+        """(R, n)."""
+        return finite_or_zero(self.top(modes)[1]).repeat_interleave(self.forward.tiles.block_v, 1)[:, : self.count]
 
 
 def _top_key(modes: Modes) -> tuple[Any, ...]:

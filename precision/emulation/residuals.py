@@ -9,7 +9,7 @@ from torch import Tensor
 
 from . import logits
 from .arithmetic import Arithmetic, power_of_two, soft_cap_slope
-from .forward import Forward
+from .forward import Again, Forward
 from .modes import Modes
 from .setup import Columns, Rows, Setup
 from .staged import Memo, staged
@@ -58,6 +58,7 @@ class Residuals(Memo):
         super().__init__(backward.machine)
         self.backward, self.setup, self.rows, self.tiles = backward, backward.setup, backward.rows, backward.tiles
         self.columns: Columns = self.setup.columns(ids)
+        self.again: Again | None = None
 
     @staged("recompute_logits")
     def recomputed(self, modes: Modes, a: Arithmetic) -> tuple[Tensor, Tensor]:
@@ -70,9 +71,24 @@ class Residuals(Memo):
         m, log_s = self.backward.row_state(modes)
         return a.exp((self.recomputed(modes)[1].to(a.dtype) - m.to(a.dtype)) - log_s.to(a.dtype))
 
+    @staged("restore_softmax")
+    def restored(self, modes: Modes, a: Arithmetic) -> Tensor:
+        """Of stored exponentials."""
+        forward, n = self.backward.forward, self.setup.n
+        m, log_s = (x.to(a.dtype) for x in self.backward.row_state(modes))
+        if self.again is None:
+            self.again = forward.again(self.columns.ids)
+        missing = len(self.rows.valid) - n
+        x, shift = (
+            torch.nn.functional.pad(of_rows[:n], (0, 0, 0, missing)).to(a.dtype)
+            for of_rows in (self.again.stored(modes), self.again.shift(modes))
+        )
+        return x * a.exp((shift - m) - log_s)
+
     @staged("residual")
     def residual(self, modes: Modes, a: Arithmetic) -> Tensor:
-        up, p = self.backward.upstream(modes), self.softmax(modes).to(a.dtype)
+        up = self.backward.upstream(modes)
+        p = (self.restored(modes) if self.setup.stores else self.softmax(modes)).to(a.dtype)
         q = (self.columns.ids == self.rows.target).to(a.dtype)
         g = (p - q) * up.d_loss.to(a.dtype) + p * up.d_lse.to(a.dtype)
         return torch.where(self.rows.valid & self.columns.inside, g, 0.0)

@@ -37,7 +37,12 @@ class Setup:
     def merged(self, output: str) -> int:
         """Tiles per increment of "e" or "c"."""
         tiles = self.schedule.backward
-        return self.schedule.merged(tiles.block_v if output == "e" else tiles.block_n, self.variant.increment)
+        return self.schedule.merged(tiles.block_v if output == "e" else tiles.block_n, self.variant, stores=self.stores)
+
+    @property
+    def stores(self) -> bool:
+        """Whether the backward pass takes exponentials that the forward pass stored."""
+        return self.variant.stores(8 * self.dtype.itemsize, self.problem.softcap)
 
     @property
     def backward_tiles(self) -> Tiles:
