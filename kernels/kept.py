@@ -4,9 +4,10 @@
 from typing import NamedTuple
 
 import torch
+import triton
 import triton.language as tl
 
-from .backend import device_function
+from .backend import IS_INTERPRETED, device_function, kernel
 
 
 class Kept(NamedTuple):
@@ -26,11 +27,46 @@ ALL = Kept(None, None)
 
 def kept_lists(live: torch.Tensor, width: int) -> Kept:
     """Of (..., owners, tiles), not 0 for what is kept, in spans of `width` tiles."""
-    tiles = live.shape[-1]
-    spans = torch.nn.functional.pad(live != 0, (0, -tiles % width)).unflatten(-1, (-1, width)).contiguous()
-    places = torch.argsort(spans, dim=-1, descending=True, stable=True).int()
-    places += torch.arange(0, tiles, width, dtype=torch.int32, device=live.device)[:, None]
-    return Kept(places, spans.sum(-1, dtype=torch.int32))
+    *owners, tiles = live.shape
+    spans = triton.cdiv(tiles, width)
+    live = live.reshape(-1, tiles)
+    places = torch.empty((*owners, spans, width), dtype=torch.int32, device=live.device)
+    count = torch.empty((*owners, spans), dtype=torch.int32, device=live.device)
+    rows = min(256, triton.next_power_of_2(len(live))) if IS_INTERPRETED else 1
+    kept_kernel[(triton.cdiv(len(live), rows) * spans,)](
+        live, places, count, len(live), tiles, spans, width, ROWS=rows, BLOCK=128
+    )
+    return Kept(places, count)
+
+
+@kernel
+def kept_kernel(
+    Live,  # (owners, tiles)
+    Places,  # (owners, spans, width)
+    Count,  # (owners, spans)
+    owners,
+    tiles,
+    spans,
+    width,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """One program per (ROWS owners, span). As a sort and a sum of torch's, with what goes with them, three lists took
+    1.6 ms of launches (H200)."""
+    owner = (tl.program_id(0) // spans) * ROWS + tl.arange(0, ROWS)
+    span = tl.program_id(0) % spans
+    mask = owner < owners
+    total = tl.full((ROWS,), 0, tl.int32)
+    for k0 in range(0, width, BLOCK):
+        k = k0 + tl.arange(0, BLOCK)
+        tile = span * width + k
+        there = owner.to(tl.int64)[:, None] * tiles + tile[None, :]
+        inside = mask[:, None] & (k < width)[None, :] & (tile < tiles)[None, :]
+        live = (tl.load(Live + there, mask=inside, other=0) != 0).to(tl.int32)
+        place = (owner.to(tl.int64) * spans + span)[:, None] * width + total[:, None] + tl.cumsum(live, 1) - live
+        tl.store(Places + place, tl.broadcast_to(tile[None, :], (ROWS, BLOCK)), mask=live != 0)
+        total += tl.sum(live, 1)
+    tl.store(Count + owner * spans + span, total, mask=mask)
 
 
 @device_function

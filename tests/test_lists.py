@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ccelab.kernels.backend import IS_INTERPRETED
+from ccelab.kernels.kept import kept_lists
 from ccelab.kernels.lists import Counted
 
 DEVICE = "cpu" if IS_INTERPRETED else "cuda"
@@ -39,3 +40,19 @@ def test_groups_hold_every_owner_once() -> None:
     for owner, owners, first, chunks in groups:
         assert (first, first + chunks) == (lists.firsts[owner], lists.firsts[owner + owners])
         assert chunks <= 4 or owners == 1
+
+
+@pytest.mark.parametrize("width", [1, 4, 300])
+@pytest.mark.parametrize("shape", [(5, 300), (2, 3, 7)])
+def test_tiles_of_spans_are_those_that_are_live(shape: tuple[int, ...], width: int) -> None:
+    live = torch.rand(shape, generator=torch.Generator().manual_seed(width)) < 0.4
+    kept = kept_lists(live.to(torch.int8).to(DEVICE), width)
+    assert kept.places is not None
+    assert kept.count is not None
+    spans = -(-shape[-1] // width)
+    assert kept.places.shape == (*shape[:-1], spans, width)
+    counts, places = kept.count.reshape(-1, spans).tolist(), kept.places.reshape(-1, spans, width).tolist()
+    for row, count, place in zip(live.reshape(-1, shape[-1]), counts, places, strict=True):
+        for span in range(spans):
+            want = row[span * width : (span + 1) * width].nonzero()[:, 0] + span * width
+            assert place[span][: count[span]] == want.tolist()

@@ -206,9 +206,9 @@ MUTANTS = (
         "lists of later spans name the tiles of the first",
         "more_than_two_tiles_everywhere",
         "cce",
-        "kept:kept_lists",
-        "torch.arange(0, tiles, width,",
-        "torch.zeros(places.shape[-2],",
+        "kept:kept_kernel",
+        "tl.broadcast_to(tile[None, :], (ROWS, BLOCK))",
+        "tl.broadcast_to(k[None, :], (ROWS, BLOCK))",
     ),
     Mutant(
         "the last group of the vocabulary writes its dC to the first words",
