@@ -29,7 +29,7 @@ def kept_lists(live: torch.Tensor, width: int) -> Kept:
     """Of (..., owners, tiles), not 0 for what is kept, in spans of `width` tiles."""
     *owners, tiles = live.shape
     spans = triton.cdiv(tiles, width)
-    live = live.reshape(-1, tiles)
+    live = live.reshape(-1, tiles).contiguous()
     places = torch.empty((*owners, spans, width), dtype=torch.int32, device=live.device)
     count = torch.empty((*owners, spans), dtype=torch.int32, device=live.device)
     rows = min(256, triton.next_power_of_2(len(live))) if IS_INTERPRETED else 1
