@@ -179,7 +179,7 @@ def test_the_papers_table_names_its_rows() -> None:
     rivals = gather(["cce-exact", "cce"], ["torch"], papers=True)
     assert [one.paper for one in rivals[:-1]] == [row.label for row in table1.ROWS]
     assert rivals[-1].name == "cce-exact"
-    assert {row.variant for row in table1.ROWS} - {None} == PRESETS.keys() - {"cce-exact", "cce-segment"}
+    assert {row.variant for row in table1.ROWS} - {None} == PRESETS.keys() - {"cce-exact", "cce-stored", "cce-segment"}
     assert {row.subject for row in table1.ROWS} - {None} <= NAMED.keys()
 
 
