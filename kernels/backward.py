@@ -79,6 +79,7 @@ def residual_tile(
     DLse,
     Ordering,
     Out,
+    Blocks,
     block,
     tile,
     softcap,
@@ -118,7 +119,9 @@ def residual_tile(
         tl.store(Out.live + block * tiles + tile, live.to(tl.int32))
     if KEEP_DEAD or live:
         offsets = i.to(tl.int64)[:, None] * Out.width + place[None, :]
-        if Out.for_e is not None:
+        if Blocks is not None:
+            Blocks.store([block * TILES.block_n, place0], cast_residual(g, DTYPE))
+        elif Out.for_e is not None:
             tl.store(Out.for_e + offsets, cast_residual(g, DTYPE), mask=row_mask[:, None])
         if Out.for_c is not None:
             relative = rows.scale
@@ -143,6 +146,7 @@ def residual_kernel(
     Ordering,
     List,  # of the one owner of all (tile of the group, block of rows): those that are kept, where it is known
     Out,
+    Blocks,  # a descriptor of Out.for_e, if any
     softcap,
     eps,
     first,  # tiles of the vocabulary before this group
@@ -163,11 +167,12 @@ def residual_kernel(
 
     Without a list a program that goes on to further tiles, as in the forward pass, saved nothing without a filter, and
     with one the tensor core waited for every product: 842 ms for 17 (H100, N=8192, V=256000, D=2304). With a list, a
-    flattened loop spills: 308 ms for 6."""
+    flattened loop spills: 308 ms for 6. Stores by pointers spill, too, 176 bytes for 20 by a descriptor, which took
+    cce from 1.74 to 1.46 products and cce-exact nowhere (3.44; H200)."""
     row_blocks = tl.cdiv(N, TILES.block_n)
     if List.places is None:
         residual_tile(
-            E, C, Bias, Target, RowMax, LogSum, DLoss, DLse, Ordering, Out, tl.program_id(0) % row_blocks,
+            E, C, Bias, Target, RowMax, LogSum, DLoss, DLse, Ordering, Out, Blocks, tl.program_id(0) % row_blocks,
             tl.program_id(0) // row_blocks, softcap, eps, first, tiles, N, V, D, ignore_index, FILTER, KEEP_DEAD, DTYPE,
             TILES, E_DESCRIPTOR, C_DESCRIPTOR
         )  # fmt: skip
@@ -176,7 +181,7 @@ def residual_kernel(
         for k in range(tl.program_id(0), count, tl.num_programs(0)):
             place = kept_tile(List, 0, 0, k, 0, 1)
             residual_tile(
-                E, C, Bias, Target, RowMax, LogSum, DLoss, DLse, Ordering, Out, place % row_blocks, place // row_blocks,
-                softcap, eps, first, tiles, N, V, D, ignore_index, FILTER, KEEP_DEAD, DTYPE, TILES, E_DESCRIPTOR,
-                C_DESCRIPTOR
+                E, C, Bias, Target, RowMax, LogSum, DLoss, DLse, Ordering, Out, Blocks, place % row_blocks,
+                place // row_blocks, softcap, eps, first, tiles, N, V, D, ignore_index, FILTER, KEEP_DEAD, DTYPE, TILES,
+                E_DESCRIPTOR, C_DESCRIPTOR
             )  # fmt: skip

@@ -231,6 +231,10 @@ class _Backward:
         e, e_descriptor = self._factor(call.embeddings, (tiles.block_n, tiles.block_d))
         c, c_descriptor = self._factor(group.classifier, (tiles.block_v, tiles.block_d))
         kept = ALL if self.lists is None else self.lists.tiles(group.tile)
+        blocks = None
+        if out.for_e is not None:
+            blocks, has_descriptor = self._factor(out.for_e, (tiles.block_n, tiles.block_v))
+            blocks = blocks if has_descriptor else None
         programs = self.row_blocks * group.tiles
         residual_kernel[(programs if self.lists is None else min(WORKERS, programs),)](
             e,
@@ -240,6 +244,7 @@ class _Backward:
             self.order,
             kept,
             out,
+            blocks,
             call.softcap,
             self.variant.threshold(torch.finfo(self.dtype).eps),
             group.tile,
@@ -254,7 +259,7 @@ class _Backward:
             TILES=tiles,
             E_DESCRIPTOR=e_descriptor,
             C_DESCRIPTOR=c_descriptor,
-            **options(tiles, call.schedule),
+            **options(tiles if blocks is None or self.lists is None else tiles.leaving_room, call.schedule),
         )
         return out
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -144,7 +144,7 @@ def forward_partial(call: Call, room: Room = NO_ROOM) -> Partial:
         SEGMENT=call.schedule.segment_columns,
         E_DESCRIPTOR=e_descriptor,
         C_DESCRIPTOR=c_descriptor,
-        **options(tiles if stored is None else replace(tiles, stages=max(1, tiles.stages - 1)), call.schedule),
+        **options(tiles if stored is None else tiles.leaving_room, call.schedule),
     )
     if not fused:
         indexed_dot_kernel[(row_blocks,)](

@@ -38,6 +38,11 @@ class Tiles:
         if not isinstance(self.stages, int) or self.stages < 1:
             raise ValueError(f"stages={self.stages!r} is not a positive number")
 
+    @property
+    def leaving_room(self) -> Tiles:
+        """With a stage less: of shared memory, a descriptor takes as much for a tile that it stores."""
+        return replace(self, stages=max(1, self.stages - 1))
+
     def __str__(self) -> str:
         return f"{self.block_n}x{self.block_v}x{self.block_d}/{self.warps}w{self.stages}s"
 
