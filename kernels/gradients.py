@@ -19,6 +19,7 @@ from .launch import Call, looks_ahead, matrix, operand, options, vector
 from .look_ahead import LookAhead
 from .ordering import mean_logit_order, mean_prob_order
 from .products import bias_kernel, classifier_kernel, embeddings_kernel, finish_embeddings_kernel
+from .rank1 import NO_TAIL, Rank1, TileTail, tail_of_tiles
 from .record import Record
 from .sampling import sample_rows
 from .scales import shared_scales
@@ -59,7 +60,9 @@ def backward(
         return d_e, d_c, d_b
     if call.variant.granularity == "tile":
         ahead = None
-        if record is not None and stats is None and looks_ahead(call, wanted):  # what is counted has to be computed
+        # What is counted has to be computed, but for a tail.
+        counts = stats is not None and call.variant.tail == "drop"
+        if record is not None and not counts and looks_ahead(call, wanted):
             ahead = LookAhead(call, row_max, log_sum, record, upstream)
         return _Backward(call, row_max, log_sum, upstream, wanted, stats, ahead).run()
     d_e, d_c = None, None
@@ -114,8 +117,14 @@ class _Backward:
         )
         self.scale = scale.repeat_interleave(together)[: self.row_blocks]
         self.step = self._tiles_of_a_group()
+        self._drops = {"e": self.want_e and self.variant.filter_e, "c": self.want_c and self.variant.filter_c}
+        self.keeps_dead = (self.want_e, self.want_c) != tuple(self._drops.values())  # one gradient takes in all
+        self.computes_all = self.keeps_dead or self.want_bias
         marks = None if ahead is None else ahead.tiles(self.order)
         self.lists = None if marks is None else TileLists(marks, self.step, {name: self._span(name) for name in "ec"})
+        self.tail: TileTail | None = None
+        if ahead is not None and marks is not None and self.variant.tail == "rank1":
+            self.tail = tail_of_tiles(Rank1(call, row_max, log_sum, upstream), ahead.segments, marks, self._drops)
         self._factors: dict[tuple[Any, ...], tuple[Any, bool]] = {}
         self.kept = {"e": 0, "c": 0}
         self.mass = {"e": torch.zeros(self.n, device=row_max.device), "c": torch.zeros(self.n, device=row_max.device)}
@@ -206,8 +215,7 @@ class _Backward:
 
     def _residuals(self, group: _Group, room: Residuals) -> Residuals:
         call, tiles, device = self.call, self.tiles, self.call.embeddings.device
-        filters = (self.want_e and self.variant.filter_e, self.want_c and self.variant.filter_c)
-        judges = any(filters) and self.lists is None
+        judges = any(self._drops.values()) and self.lists is None
         out = room
         if judges:
             live = torch.empty((self.row_blocks, group.tiles), dtype=torch.int32, device=device)
@@ -215,9 +223,9 @@ class _Backward:
             out = room._replace(live=live, mass=mass)
         e, e_descriptor = self._factor(call.embeddings, (tiles.block_n, tiles.block_d))
         c, c_descriptor = self._factor(group.classifier, (tiles.block_v, tiles.block_d))
-        kept = ALL if self.lists is None else self.lists.tiles(group.tile)
+        kept = ALL if self.lists is None or self.computes_all else self.lists.tiles(group.tile)
         programs = self.row_blocks * group.tiles
-        residual_kernel[(programs if self.lists is None else min(WORKERS, programs),)](
+        residual_kernel[(programs if kept is ALL else min(WORKERS, programs),)](
             e,
             c,
             self.bias,
@@ -234,7 +242,7 @@ class _Backward:
             self.d,
             call.ignore_index,
             FILTER=judges,
-            KEEP_DEAD=(self.want_e and not self.variant.filter_e) or (self.want_c and not self.variant.filter_c),
+            KEEP_DEAD=self.keeps_dead,
             DTYPE=TL_DTYPES[self.dtype],
             TILES=tiles,
             E_DESCRIPTOR=e_descriptor,
@@ -248,7 +256,7 @@ class _Backward:
 
     def _kept(self, group: _Group, found: Residuals, name: str) -> Kept:
         """The tiles of a group that gradient `name` takes in, for every block of its rows; counted where asked for."""
-        if self.lists is not None:
+        if self.lists is not None and self._filters(name):
             return self.lists.embeddings(group.tile) if name == "e" else self.lists.classifier(group.tile)
         if not self._filters(name) or found.live is None:
             self.kept[name] += self.row_blocks * group.tiles
@@ -299,6 +307,7 @@ class _Backward:
             e,
             found.scale,
             self.order,
+            *(NO_TAIL if self.tail is None else self.tail.of_c),
             matrix(out),
             self._kept(group, found, "c"),
             self.row_blocks,
@@ -332,6 +341,7 @@ class _Backward:
         finish_embeddings_kernel[(programs,)](
             acc,
             *self.rows,
+            *(NO_TAIL if self.tail is None else self.tail.of_e),
             matrix(out),
             self.n,
             self.d,
@@ -369,6 +379,11 @@ class _Backward:
     def _report(self, stats: Statistics) -> None:
         of_all = self.row_blocks * triton.cdiv(self.v, self.tiles.block_v)
         stats.order = self.order
+        if self.tail is not None:
+            stats.tiles, stats.tail_share = self.tail.tiles, self.tail.share
+            for name in "ec":
+                if self._drops[name]:
+                    self.kept[name], self.mass[name] = int((self.tail.tiles != 0).sum()), self.tail.lost
         if self.want_e:
             stats.tiles_kept_e, stats.tiles_skipped_e = self.kept["e"], of_all - self.kept["e"]
             stats.filtered_mass_e = self.mass["e"]

@@ -34,14 +34,16 @@ class LookAhead:
 
     def tiles(self, order: Tensor | None) -> Tensor | None:
         """(row blocks, vocabulary tiles) int8, 0 where a tile of the given order is dead, by the very residuals that it
-        would have: an element's products are joined in the same steps. None where most are live, or may be."""
+        would have: an element's products are joined in the same steps. None where most are live, or may be; a tail has
+        to know whatever it costs, and keeps targets."""
         found, lists = self.segments, self.counted.lists()
-        if lists.kept * DENSE > found.segments * found.n:
+        gives_back = found.call.variant.tail == "rank1"
+        if not gives_back and lists.kept * DENSE > found.segments * found.n:
             return None
         words, chunks = found.words(), int(lists.firsts[-1])
         if chunks:
             bits, table = found.bits(chunks), lists.table()
-            found.residuals(lists, table, 0, chunks, self.eps, None, None, bits)
+            found.residuals(lists, table, 0, chunks, self.eps, None, None, bits, targets=gives_back)
             found.mark(lists, table, 0, chunks, bits, words)
         block = found.call.schedule.backward.block_v
         words = words if order is None else words.index_select(1, order)

@@ -54,7 +54,8 @@ class Variant:
     fp32."""
     tail: Tail = "drop"
     """What becomes of dropped residuals: nothing, or one vector over the vocabulary in their place, times what each row
-    lost, so that rows of residuals keep their sums."""
+    lost, so that rows of residuals keep their sums. Targets are kept then, and tiles are judged before any is computed
+    again, whatever that costs."""
 
     def __post_init__(self) -> None:
         for name, legal in LEGAL.items():
@@ -75,11 +76,15 @@ class Variant:
                 raise ValueError(
                     f"{name}={value!r} is no threshold; legal values: a float >= 0, or None for the default"
                 )
-        if self.tail == "rank1" and (self.granularity != "segment" or max(self.eps or 0.0, self.eps_e or 0.0) >= 1):
+        if self.tail == "rank1" and self.order != "none":
             raise ValueError(
-                "tail=rank1 needs granularity=segment, whose forward pass records what every row will lose, and "
-                "eps and eps_e below 1, so that something is kept"
+                "tail=rank1 with granularity=tile needs order=none: what rows lose is read from the forward pass's "
+                "record of segments, which the words of a sorted tile lie scattered over"
             )
+        if self.tail == "rank1" and not (self.filter_e or self.filter_c):
+            raise ValueError("tail=rank1 has nothing to give back with filter_e=no and filter_c=no; switch one on")
+        if self.tail == "rank1" and max(self.eps or 0.0, self.eps_e or 0.0) >= 1:
+            raise ValueError("tail=rank1 needs eps and eps_e below 1, so that something is kept")
         if self.eps_e is not None and self.granularity != "segment":
             raise ValueError(
                 f"eps_e={shown(self.eps_e)} needs granularity=segment: tiles are judged once for both gradients"

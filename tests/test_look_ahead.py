@@ -42,6 +42,16 @@ def test_who_takes_in_every_tile_computes_it(variant: str, wanted: tuple[bool, b
     assert (recorded is not None) is (ahead or (variant == "cce-segment" and any(wanted)))
 
 
+@pytest.mark.parametrize("wanted", [EVERY, (True, True, True), (True, False, False), (False, False, True)])
+@pytest.mark.parametrize("variant", ["cce-no-sort", "cce-kahan-full-c,order=none", "cce-kahan-full-e,order=none"])
+def test_a_tail_has_to_know_what_is_dropped(variant: str, wanted: tuple[bool, bool, bool]) -> None:
+    """Whatever the schedule says, and whoever takes in every tile."""
+    call = call_of(draw(variant=f"{variant},tail=rank1"))
+    assert call.schedule.look_ahead is None
+    drops = (call.variant.filter_e and wanted[0]) or (call.variant.filter_c and wanted[1])
+    assert launch.looks_ahead(call, wanted) is drops
+
+
 def test_small_vocabularies_and_fp32_are_left_alone() -> None:
     """Their tiles are live, most of them."""
     assert default_schedule(torch.float32, 64, 64).look_ahead is None

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ccelab.kernels import Statistics
 from ccelab.kernels.live_segments import BLOCK
-from ccelab.kernels.segments import PARTS
+from ccelab.kernels.rank1 import PARTS
 
 from ..decisions import decisions
 from .chain import Chain
