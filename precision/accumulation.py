@@ -9,6 +9,7 @@ from . import stages
 from .formats import Format
 from .random_error import RandomError
 from .stages import LARGEST_FP32, overflowing
+from .tail import Tail
 from .terms import Terms
 
 
@@ -45,21 +46,44 @@ class Accumulation:
         self.added = self.added.plus(rounding)
         self.error = self.error + rounding.largest
 
-    def output_cast(self) -> Tensor:
-        """What the cast of the result adds to `error`: the companion is dropped, or the fp32 buffer rounded."""
-        size = self.sum.abs() + self.error + self.common
-        cast = stages.cast_output(self.scheme, size + self.fmt.tiny, self.fmt)
-        return overflowing(size + cast, cast, self.fmt.largest)
+    def output_cast(self, tail: Tail | None = None) -> Tensor:
+        """What the cast of the result adds to `error`: the companion is dropped, or the fp32 buffer rounded. Where a
+        tail is added the companion is dropped before, and the fp32 result rounded."""
+        size = self._size
+        if tail is None:
+            cast = stages.cast_output(self.scheme, size + self.fmt.tiny, self.fmt)
+            return overflowing(size + cast, cast, self.fmt.largest)
+        dropped = self._companion()
+        size = (self.sum + tail.product).abs() + self.error + self.common + dropped + self.tail_added(tail)
+        cast = stages.cast_output("fp32", size + self.fmt.tiny, self.fmt)
+        return dropped + overflowing(size + cast, cast, self.fmt.largest)
 
-    def result(self) -> Tensor:
+    def tail_added(self, tail: Tail | None) -> Tensor:
+        """What adding a tail to the sum rounds."""
+        if tail is None:
+            return torch.zeros_like(self.sum)
+        size = self._size + self._companion()
+        return tail.added(size, size, self.scale, self.scale)
+
+    @property
+    def _size(self) -> Tensor:
+        return self.sum.abs() + self.error + self.common
+
+    def _companion(self) -> Tensor | float:
+        """The largest that may be dropped beside the sum."""
+        return self.fmt.half_ulp(self._size) + self.half_tiny if self.scheme in ("kahan", "hilo") else 0.0
+
+    def result(self, tail: Tail | None = None) -> Tensor:
         """The bound on the value that is returned."""
-        return self.error + self.common + self.output_cast()
+        return self.error + self.common + self.tail_added(tail) + self.output_cast(tail)
 
-    def terms(self, by_stage: bool, increments: Terms) -> Terms:
+    def terms(self, by_stage: bool, increments: Terms, tail: Tail | None = None) -> Terms:
         """The bound of `result` by stage, given what `increments` contribute through their own errors."""
         if not by_stage:
-            return Terms(by_stage).add("", self.result())
+            return Terms(by_stage).add("", self.result(tail))
         terms = Terms(by_stage).merge(increments)
         if self.scheme in ("storage", "kahan"):
             terms.add("cast_increment", self.cast)
-        return terms.add("add_increment", self.added.largest).add("cast_output", self.output_cast())
+        if tail is not None:
+            terms.add("add_tail", self.tail_added(tail))
+        return terms.add("add_increment", self.added.largest).add("cast_output", self.output_cast(tail))

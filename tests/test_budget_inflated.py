@@ -99,6 +99,13 @@ def test_segments_in_16_bits(dtype: str, family: str) -> None:
         assert_refused(verdict, name)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tails_of_tiles_in_16_bits(family: str) -> None:
+    verdict = judged("bfloat16", family, "cce-no-sort,tail=rank1")
+    for name in GRADIENTS:
+        assert_refused(verdict, name)
+
+
 @pytest.mark.skipif(not IS_INTERPRETED, reason="tensor cores truncate: their errors are not random")
 @pytest.mark.parametrize("seed", FEW_SEEDS)
 @pytest.mark.parametrize("reduction", LEFT_IN_SEGMENTS)
