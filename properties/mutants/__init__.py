@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import accumulation, backward, filtering, forward, launching, residual, rounding, segments
+from . import accumulation, backward, filtering, forward, launching, residual, rounding, segments, tails
 
 MUTANTS = (
     *forward.MUTANTS,
@@ -13,4 +13,5 @@ MUTANTS = (
     *rounding.MUTANTS,
     *launching.MUTANTS,
     *segments.MUTANTS,
+    *tails.MUTANTS,
 )
