@@ -92,6 +92,21 @@ def test_the_tiles_that_are_found_are_those_that_are_kept(
     assert int((marks != 0).sum()) == counted.tiles_kept_e == counted.tiles_kept_c
 
 
+@pytest.mark.parametrize("variant", ["cce,eps=2^-5", "cce-no-sort,eps=2^-5,tail=rank1"])
+def test_they_are_found_some_at_a_time(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = found(monkeypatch)
+    monkeypatch.setattr(look_ahead, "DENSE", 1)
+    case = peaked(53, 130, 40, variant=variant, schedule=replace(SMALL, look_ahead=0))
+    for size in (look_ahead.BITS, 200):  # bytes; a chunk has 32
+        monkeypatch.setattr(look_ahead, "BITS", size)
+        run(case, counts=False)
+    one, other = seen
+    assert one is not None
+    assert other is not None
+    assert 0 < int((one != 0).sum()) < one.numel()
+    assert torch.equal(one, other)
+
+
 def test_where_most_is_live_all_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = found(monkeypatch)
     run(draw((40,), 90, 40, variant="cce,eps=2^-30", schedule=replace(SMALL, look_ahead=0)), counts=False)
