@@ -224,13 +224,13 @@ def classifier_kernel(
     if Share is not None:
         j = d0 + tl.arange(0, PRODUCT.columns)
         share = tl.load(Share + cols, mask=mask, other=0.0)
-        total = add_tail(total, share, tl.load(Pull + j, mask=j < Out.columns, other=0.0))
+        total = add_tail(total + upcast(c), share, tl.load(Pull + j, mask=j < Out.columns, other=0.0))
     store_rows(Out, cols, mask, d0, cast_output(total, Out.ptr.dtype.element_ty))
 
 
 @stage
 def cast_output(total, DTYPE: tl.constexpr):
-    """A complete sum in the dtype of its input. A companion of the sum is dropped."""
+    """A complete sum in the dtype of its input. A companion of the sum is dropped, unless a tail took it in."""
     return downcast(total, DTYPE)
 
 
@@ -256,13 +256,13 @@ def finish_embeddings_kernel(
     slices = tl.cdiv(D, COLUMNS)
     i = (tl.program_id(0) // slices) * ROWS + tl.arange(0, ROWS)
     rows = load_row_data(Target, RowMax, LogSum, DLoss, DLse, i, N, ignore_index)
-    s, _ = load_sums(Acc, tl.program_id(0), ROWS, COLUMNS)
-    s = upcast(s)
-    d0 = (tl.program_id(0) % slices) * COLUMNS
+    s, c = load_sums(Acc, tl.program_id(0), ROWS, COLUMNS)
     if Pull is not None:
         lost = tl.load(Lost + i, mask=i < N, other=0.0)
-        s = with_tail_of_e(s, lost, rows, Pull, d0 + tl.arange(0, COLUMNS), Out.columns)
-    s = rescale(s, rows.scale[:, None], DTYPE)
+        j = (tl.program_id(0) % slices) * COLUMNS + tl.arange(0, COLUMNS)
+        s = with_tail_of_e(upcast(s) + upcast(c), lost, rows, Pull, j, Out.columns)
+    s = rescale(upcast(s), rows.scale[:, None], DTYPE)
+    d0 = (tl.program_id(0) % slices) * COLUMNS
     store_rows(Out, i, i < N, d0, cast_output(s, Out.ptr.dtype.element_ty))
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from . import stages
-from .formats import Format
+from .formats import FP32, Format
 from .random_error import RandomError
 from .stages import LARGEST_FP32, overflowing
 from .tail import Tail
@@ -47,31 +47,22 @@ class Accumulation:
         self.error = self.error + rounding.largest
 
     def output_cast(self, tail: Tail | None = None) -> Tensor:
-        """What the cast of the result adds to `error`: the companion is dropped, or the fp32 buffer rounded. Where a
-        tail is added the companion is dropped before, and the fp32 result rounded."""
-        size = self._size
+        """What the cast of the result adds to `error`: the companion is dropped, or the fp32 buffer rounded, as the sum
+        of both and a tail is."""
         if tail is None:
-            cast = stages.cast_output(self.scheme, size + self.fmt.tiny, self.fmt)
-            return overflowing(size + cast, cast, self.fmt.largest)
-        dropped = self._companion()
-        size = (self.sum + tail.product).abs() + self.error + self.common + dropped + self.tail_added(tail)
-        cast = stages.cast_output("fp32", size + self.fmt.tiny, self.fmt)
-        return dropped + overflowing(size + cast, cast, self.fmt.largest)
+            size, scheme = self.sum.abs() + self.error + self.common, self.scheme
+        else:
+            size, scheme = (self.sum + tail.product).abs() + self.error + self.common + self.tail_added(tail), "fp32"
+        cast = stages.cast_output(scheme, size + self.fmt.tiny, self.fmt)
+        return overflowing(size + cast, cast, self.fmt.largest)
 
     def tail_added(self, tail: Tail | None) -> Tensor:
-        """What adding a tail to the sum rounds."""
+        """What adding a tail to the sum rounds, and its companion before."""
         if tail is None:
             return torch.zeros_like(self.sum)
-        size = self._size + self._companion()
-        return tail.added(size, size, self.scale, self.scale)
-
-    @property
-    def _size(self) -> Tensor:
-        return self.sum.abs() + self.error + self.common
-
-    def _companion(self) -> Tensor | float:
-        """The largest that may be dropped beside the sum."""
-        return self.fmt.half_ulp(self._size) + self.half_tiny if self.scheme in ("kahan", "hilo") else 0.0
+        size = self.sum.abs() + self.error + self.common
+        joined = FP32.half_ulp(size) if self.scheme in ("kahan", "hilo") else torch.zeros_like(size)
+        return joined + tail.added(size + joined, size + joined, self.scale, self.scale)
 
     def result(self, tail: Tail | None = None) -> Tensor:
         """The bound on the value that is returned."""

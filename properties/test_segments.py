@@ -158,6 +158,7 @@ def test_a_tail_conserves_rows(trial: Trial) -> None:
 @law(
     "cce-segment,eps=2^-6",
     "cce-no-sort,eps=2^-6,tail=rank1",
+    "cce-no-sort,accumulate=hilo,eps=2^-6,tail=rank1",
     needs=NEEDS,
     when=giving_back,
     draw=specs(families=HARD, least=(17, 65, 17)),

@@ -174,9 +174,10 @@ class Gradients:
         if first is None:
             scale = self.backward.upstream(_resolved(modes)).scale.unflatten(0, self.shape[:2])
         modes = resolved(modes, "cast_output")
-        s, c = self._with_tail(total.sum, resolved(modes, "add_tail"), first), total.companion
+        s, c, rounds = total.sum, total.companion, total.on
+        if self._gives_back(resolved(modes, "add_tail"), first):
+            s, c, rounds = self._with_tail(s, c, resolved(modes, "add_tail"), first), None, False
         if scale is not None:
-            rounds = total.on and s is total.sum
             s = rescaled(s, scale)
             s = s.to(self.setup.sum_dtype).float() if rounds else s
             c = None if c is None else c.double() / HEADROOM * scale
@@ -184,12 +185,16 @@ class Gradients:
             return s.float().to(self.setup.dtype)
         return s.double() if c is None else s.double() + c
 
-    def _with_tail(self, s: Tensor, modes: Modes, first: int | None) -> Tensor:
-        """A sum of dC from word `first` on, or else of dE, with what is given back where these modes drop anything."""
+    def _gives_back(self, modes: Modes, first: int | None) -> bool:
+        """Whether these modes drop anything of dC, or of dE where there is no `first` word."""
         filtered, before = self.variant.filter_e if first is None else self.variant.filter_c, before_tail(modes)
-        if self.tail is None or not filtered or _undone(before) or before["is_live"] != "on":
-            return s
-        v = s.flatten(0, 1)
+        return self.tail is not None and filtered and not _undone(before) and before["is_live"] == "on"
+
+    def _with_tail(self, s: Tensor, c: Tensor | None, modes: Modes, first: int | None) -> Tensor:
+        """A sum of dC from word `first` on, or else of dE, and its companion, with what is given back."""
+        assert self.tail is not None
+        v = s if modes["add_tail"] == "on" else s.double()
+        v = (v if c is None else v + c).flatten(0, 1)
         v = self.tail.of_embeddings(v, modes) if first is None else self.tail.of_classifier(v, first, modes)
         return v.reshape(s.shape)
 

@@ -6,12 +6,14 @@ from ..mutation import Mutant
 
 VARIANT = "cce-no-sort,eps=2^-6,tail=rank1"
 STEEP = "cce-no-sort,eps=2^-4,tail=rank1"
+HILO = "cce-no-sort,accumulate=hilo,eps=2^-6,tail=rank1"
 FULL_C = "cce-kahan-full-c,order=none,eps=2^-6,tail=rank1"
 FULL_E = "cce-kahan-full-e,order=none,eps=2^-6,tail=rank1"
 LOST_ROWS = "tail:lost_rows_kernel"
 OF_TILES = "rank1:tail_of_tiles"
 BACKWARD = "gradients:_Backward"
 LOST = "what_rows_lose_is_what_was_dropped"
+MISSED = "both_gradients_miss_what_a_tail_is_not"
 
 MUTANTS = (
     Mutant("what rows keep of tiles counts as lost", LOST, VARIANT, LOST_ROWS, "live == 0", "live != 0"),
@@ -64,8 +66,24 @@ MUTANTS = (
         "tl.load(Lost + (i ^ 1), mask=(i ^ 1) < N",
     ),
     Mutant(
+        "a tail is added to dE without the sum's companion",
+        MISSED,
+        HILO,
+        "products:finish_embeddings_kernel",
+        "upcast(s) + upcast(c)",
+        "upcast(s)",
+    ),
+    Mutant(
+        "a tail is added to dC without the sum's companion",
+        MISSED,
+        HILO,
+        "products:classifier_kernel",
+        "total + upcast(c)",
+        "total",
+    ),
+    Mutant(
         "dC of tiles is given back along the first words",
-        "both_gradients_miss_what_a_tail_is_not",
+        MISSED,
         VARIANT,
         "products:classifier_kernel",
         "tl.load(Share + cols,",
