@@ -75,9 +75,9 @@ def tail_share_kernel(
     RowMax,
     LogSum,
     Sample,  # (samples,) int64 row numbers
-    Live,  # (segments, N) int8
+    Live,  # (segments or tiles, N) int8
     Share,  # (V,) fp32
-    Lost,  # (segments,) fp32
+    Lost,  # (segments or tiles,) fp32
     softcap,
     samples,
     N,
@@ -85,8 +85,8 @@ def tail_share_kernel(
     D,
     TILES: tl.constexpr,
 ):
-    """Softmax of the sampled rows in the segments that they drop, times the softcap's slope, summed over them; and
-    without the slope, over words as well. One program per segment of the vocabulary."""
+    """Softmax of the sampled rows in the segments or tiles that they drop, times the softcap's slope, summed over them;
+    and without the slope, over words as well. One program per BLOCK_V words of the vocabulary."""
     place0 = tl.program_id(0) * TILES.block_v
     cols = place0 + tl.arange(0, TILES.block_v)
     col_mask = cols < V
