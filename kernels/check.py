@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from .arriving import Arriving
+from .schedule import Schedule
+from .variant import Variant
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 TARGET_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
@@ -102,6 +104,16 @@ def check_arguments(
     ):
         raise ValueError(
             f"shift={shift!r} is out of range; legal values: 0 to {max(length - 1, 0)} for T = {length} targets"
+        )
+
+
+def check_schedule(variant: Variant, schedule: Schedule) -> None:
+    """Raises ValueError where a tail of tiles could not be told from the record of segments."""
+    block, segment = schedule.backward.block_v, schedule.segment_columns
+    if (variant.granularity, variant.tail) == ("tile", "rank1") and block % segment:
+        raise ValueError(
+            f"tail=rank1 reads what tiles lose from segments, and the schedule's backward tiles of {block} words hold "
+            f"no whole segment of {segment}; set segment={block}, or make the tiles wider"
         )
 
 

@@ -15,7 +15,7 @@ from .matrix import store_rows
 from .products import cast_output
 from .residual import cast_residual, load_row_data, logit_gradient, softmax
 from .row_segments import segment_product
-from .tail import add_tail
+from .tail import with_tail_of_e
 
 
 @kernel
@@ -117,8 +117,6 @@ def column_segments_kernel(
     # An ignored row has g = 0, and 0 times a NaN in C is NaN.
     v = tl.where(rows.valid[:, None], v * HEADROOM, 0.0)
     if Pull is not None:
-        j = d0 + tl.arange(0, PRODUCT.columns)
-        lost = tl.where(lost > 0, lost * (rows.dloss + rows.dlse) * HEADROOM, 0.0)
-        v = tl.where(rows.valid[:, None], add_tail(v, lost, tl.load(Pull + j, mask=j < Out.columns, other=0.0)), 0.0)
+        v = with_tail_of_e(v, lost, rows, Pull, d0 + tl.arange(0, PRODUCT.columns), Out.columns)
     v = rescale(v, rows.scale[:, None], tl.float32)
     store_rows(Out, i, i < N, d0, cast_output(v, Out.ptr.dtype.element_ty))

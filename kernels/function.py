@@ -9,7 +9,7 @@ from torch import Tensor
 
 from . import gradients, launch
 from .backend import host_stage, require_device
-from .check import TargetCheck, autocast, check_arguments, check_keywords, check_tensors
+from .check import TargetCheck, autocast, check_arguments, check_keywords, check_schedule, check_tensors
 from .exponentials import Exponentials
 from .record import Record
 from .schedule import Schedule, default_schedule
@@ -184,6 +184,8 @@ def linear_cross_entropy(
     targets = targets.reshape(-1)
     checked = TargetCheck(targets, linear_weight.shape[0], ignore_index)
     embeddings = input.reshape(-1, input.shape[-1])
+    schedule = schedule or default_schedule(embeddings.dtype, *embeddings.shape)
+    check_schedule(variant, schedule)
     loss, lse = _TokenLoss.apply(  # type: ignore[no-untyped-call]
         embeddings,
         linear_weight,
@@ -192,7 +194,7 @@ def linear_cross_entropy(
         ignore_index,
         softcap,
         variant,
-        schedule or default_schedule(embeddings.dtype, *embeddings.shape),
+        schedule,
         stats,
         reduction != "none",  # torch's sum hands every row the same gradient
     )

@@ -20,6 +20,7 @@ from .launch import Call, Room, looks_ahead, matrix, operand, options, vector
 from .look_ahead import LookAhead
 from .ordering import mean_logit_order, mean_prob_order
 from .products import bias_kernel, classifier_kernel, embeddings_kernel, finish_embeddings_kernel
+from .rank1 import NO_TAIL, Rank1, TileTail, tail_of_tiles
 from .sampling import sample_rows
 from .scales import shared_scales
 from .schedule import GROUP_BYTES, WORKERS
@@ -64,8 +65,9 @@ def backward(
         return d_e, d_c, d_b
     if call.variant.granularity == "tile":
         ahead = None
-        # What is counted has to be computed.
-        if room.record is not None and stats is None and looks_ahead(call, wanted):
+        # What is counted has to be computed, but for a tail.
+        counts = stats is not None and call.variant.tail == "drop"
+        if room.record is not None and not counts and looks_ahead(call, wanted):
             ahead = LookAhead(call, row_max, log_sum, room.record, upstream)
         return _Backward(call, row_max, log_sum, upstream, wanted, stats, ahead, room.exponentials).run()
     d_e, d_c = None, None
@@ -121,10 +123,15 @@ class _Backward:
         )
         self.scale = scale.repeat_interleave(together)[: self.row_blocks]
         self.step = self._tiles_of_a_group()
+        self._drops = {"e": self.want_e and self.variant.filter_e, "c": self.want_c and self.variant.filter_c}
+        self.keeps_dead = (self.want_e, self.want_c) != tuple(self._drops.values())  # one gradient takes in all
+        self.computes_all = self.keeps_dead or self.want_bias
         marks = None if ahead is None else ahead.tiles(self.order)
         self.lists = None if marks is None else TileLists(marks, self.step, {name: self._span(name) for name in "ec"})
-        self.drops = (self.want_e and self.variant.filter_e) or (self.want_c and self.variant.filter_c)
-        self.judges = self.drops and self.lists is None
+        self.judges = any(self._drops.values()) and self.lists is None
+        self.tail: TileTail | None = None
+        if ahead is not None and marks is not None and self.variant.tail == "rank1":
+            self.tail = tail_of_tiles(Rank1(call, row_max, log_sum, upstream), ahead.segments, marks, self._drops)
         self._factors: dict[tuple[Any, ...], tuple[Any, bool]] = {}
         self.kept = {"e": 0, "c": 0}
         self.mass = {"e": torch.zeros(self.n, device=row_max.device), "c": torch.zeros(self.n, device=row_max.device)}
@@ -201,7 +208,7 @@ class _Backward:
         """With a second one, residuals of the next group do not wait for dC of this one. Of 128 MiB it is worth 0.14
         products of 1.61 where tiles are dropped, so that programs end at odd times, and 0.05 of 3.43 where none is
         (H200, N=8192, V=256000, D=2304). Where exponentials are stored it takes no memory."""
-        return 2 if self.drops or self.stored is not None else 1
+        return 2 if any(self._drops.values()) or self.stored is not None else 1
 
     def _room(self) -> Residuals:
         """For any group."""
@@ -230,13 +237,13 @@ class _Backward:
             out = room._replace(live=live, mass=mass)
         e, e_descriptor = self._factor(call.embeddings, (tiles.block_n, tiles.block_d))
         c, c_descriptor = self._factor(group.classifier, (tiles.block_v, tiles.block_d))
-        kept = ALL if self.lists is None else self.lists.tiles(group.tile)
+        kept = ALL if self.lists is None or self.computes_all else self.lists.tiles(group.tile)
         blocks = None
         if out.for_e is not None:
             blocks, has_descriptor = self._factor(out.for_e, (tiles.block_n, tiles.block_v))
             blocks = blocks if has_descriptor else None
         programs = self.row_blocks * group.tiles
-        residual_kernel[(programs if self.lists is None else min(WORKERS, programs),)](
+        residual_kernel[(programs if kept is ALL else min(WORKERS, programs),)](
             e,
             c,
             self.bias,
@@ -254,12 +261,12 @@ class _Backward:
             self.d,
             call.ignore_index,
             FILTER=self.judges,
-            KEEP_DEAD=(self.want_e and not self.variant.filter_e) or (self.want_c and not self.variant.filter_c),
+            KEEP_DEAD=self.keeps_dead,
             DTYPE=TL_DTYPES[self.dtype],
             TILES=tiles,
             E_DESCRIPTOR=e_descriptor,
             C_DESCRIPTOR=c_descriptor,
-            **options(tiles if blocks is None or self.lists is None else tiles.leaving_room, call.schedule),
+            **options(tiles if blocks is None or kept is ALL else tiles.leaving_room, call.schedule),
         )
         return out
 
@@ -297,7 +304,7 @@ class _Backward:
 
     def _kept(self, group: _Group, found: Residuals, name: str) -> Kept:
         """The tiles of a group that gradient `name` takes in, for every block of its rows; counted where asked for."""
-        if self.lists is not None:
+        if self.lists is not None and self._filters(name):
             return self.lists.embeddings(group.tile) if name == "e" else self.lists.classifier(group.tile)
         if not self._filters(name) or found.live is None:
             self.kept[name] += self.row_blocks * group.tiles
@@ -348,6 +355,7 @@ class _Backward:
             e,
             found.scale,
             self.order,
+            *(NO_TAIL if self.tail is None else self.tail.of_c),
             matrix(out),
             self._kept(group, found, "c"),
             self.row_blocks,
@@ -381,6 +389,7 @@ class _Backward:
         finish_embeddings_kernel[(programs,)](
             acc,
             *self.rows,
+            *(NO_TAIL if self.tail is None else self.tail.of_e),
             matrix(out),
             self.n,
             self.d,
@@ -418,6 +427,11 @@ class _Backward:
     def _report(self, stats: Statistics) -> None:
         of_all = self.row_blocks * triton.cdiv(self.v, self.tiles.block_v)
         stats.order = self.order
+        if self.tail is not None:
+            stats.tiles, stats.tail_share = self.tail.tiles, self.tail.share
+            for name in "ec":
+                if self._drops[name]:
+                    self.kept[name], self.mass[name] = int((self.tail.tiles != 0).sum()), self.tail.lost
         if self.want_e:
             stats.tiles_kept_e, stats.tiles_skipped_e = self.kept["e"], of_all - self.kept["e"]
             stats.filtered_mass_e = self.mass["e"]

@@ -89,11 +89,16 @@ def _room_for_exponentials(call: Call, wanted: tuple[bool, bool, bool]) -> Expon
 
 
 def looks_ahead(call: Call, wanted: tuple[bool, bool, bool]) -> bool:
-    """Whether tiles that a filter drops need not be computed again: no gradient that is wanted takes them in."""
+    """Whether the tiles that a filter drops are found before any is computed again: none has to be, since no gradient
+    that is wanted takes them in, or a tail gives back what is in them."""
     variant, least = call.variant, call.schedule.look_ahead
     of_e, of_c, of_bias = wanted
+    if variant.granularity == "segment":
+        return False
+    if variant.tail == "rank1":
+        return (of_e and variant.filter_e) or (of_c and variant.filter_c)
     every = (variant.filter_e or not of_e) and (variant.filter_c or not of_c) and not of_bias
-    return every and (of_e or of_c) and variant.granularity == "tile" and least is not None and call.shape[1] >= least
+    return every and (of_e or of_c) and least is not None and call.shape[1] >= least
 
 
 def forward_partial(call: Call, room: Room = NO_ROOM) -> Partial:

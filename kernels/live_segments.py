@@ -11,6 +11,7 @@ from .launch import Call, matrix, operand, options, vector
 from .lists import Lists
 from .record import Record
 from .row_segments import live_rows_kernel, mark_words_kernel, row_residuals_kernel
+from .tail import lost_rows_kernel
 from .upstream import Upstream
 
 BLOCK = 64
@@ -39,7 +40,6 @@ class LiveSegments:
         live = torch.empty((self.segments, self.n), dtype=torch.int8, device=self.device)
         lost = torch.empty(self.n, device=self.device)
         schedule = self.call.schedule
-        per_tile = schedule.forward.block_v // schedule.segment_columns
         live_rows_kernel[(triton.cdiv(self.n, ROWS),)](
             self.record,
             *self.rows,
@@ -47,7 +47,7 @@ class LiveSegments:
             lost,
             eps,
             self.segments,
-            schedule.tiles_per_split(self.n, self.v) * per_tile,
+            self._per_split(),
             self.n,
             self.call.ignore_index,
             BLOCK=BLOCK,
@@ -56,6 +56,32 @@ class LiveSegments:
             enable_fp_fusion=schedule.fp_fusion,
         )
         return live, lost
+
+    def lost(self, live: Tensor) -> Tensor:
+        """(N,) probability in the tiles of the backward pass that are not `live` (tiles, N)."""
+        lost = torch.empty(self.n, device=self.device)
+        schedule = self.call.schedule
+        lost_rows_kernel[(triton.cdiv(self.n, ROWS),)](
+            self.record,
+            *self.rows,
+            live,
+            lost,
+            self.segments,
+            self._per_split(),
+            schedule.backward.block_v // schedule.segment_columns,
+            self.n,
+            self.call.ignore_index,
+            BLOCK=BLOCK,
+            ROWS=ROWS,
+            enable_fp_fusion=schedule.fp_fusion,
+        )
+        return lost
+
+    def _per_split(self) -> int:
+        """Segments of a split of the forward pass."""
+        schedule = self.call.schedule
+        per_tile = schedule.forward.block_v // schedule.segment_columns
+        return schedule.tiles_per_split(self.n, self.v) * per_tile
 
     def words(self) -> Tensor:
         """(row blocks, V) int8, of which nothing is marked yet."""
@@ -76,8 +102,11 @@ class LiveSegments:
         top: Tensor | None,
         out: Tensor | None,
         bits: Tensor,
+        *,
+        targets: bool,
     ) -> None:
-        """Those of `chunks` from `first` on into `out`, where there is one, over `top`; into `bits` which are live."""
+        """Those of `chunks` from `first` on into `out`, where there is one, over `top`; into `bits` which are live, as
+        `targets` are where that is so."""
         call, tiles = self.call, self.tiles
         row_residuals_kernel[(chunks,)](
             self.embeddings,
@@ -96,6 +125,7 @@ class LiveSegments:
             self.v,
             self.d,
             call.ignore_index,
+            TARGETS=targets,
             DTYPE=TL_DTYPES[self.dtype],
             TILES=tiles,
             C_DESCRIPTOR=self.has_descriptor,

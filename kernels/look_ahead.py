@@ -20,6 +20,9 @@ from .upstream import Upstream
 DENSE = 8
 """With one segment in so many live, or more, most tiles are: nothing would be saved."""
 
+BITS = 2**25
+"""Bytes for which entries are live, at once: enough for what `DENSE` lets pass at N=8192, V=256000."""
+
 
 class LookAhead:
     """Begins to count; `tiles` waits for what was counted. In between the device may do something else."""
@@ -34,15 +37,18 @@ class LookAhead:
 
     def tiles(self, order: Tensor | None) -> Tensor | None:
         """(row blocks, vocabulary tiles) int8, 0 where a tile of the given order is dead, by the very residuals that it
-        would have: an element's products are joined in the same steps. None where most are live, or may be."""
+        would have: an element's products are joined in the same steps. None where most are live, or may be; a tail has
+        to know whatever it costs, and keeps targets."""
         found, lists = self.segments, self.counted.lists()
-        if lists.kept * DENSE > found.segments * found.n:
+        gives_back = found.call.variant.tail == "rank1"
+        if not gives_back and lists.kept * DENSE > found.segments * found.n:
             return None
-        words, chunks = found.words(), int(lists.firsts[-1])
-        if chunks:
-            bits, table = found.bits(chunks), lists.table()
-            found.residuals(lists, table, 0, chunks, self.eps, None, None, bits)
-            found.mark(lists, table, 0, chunks, bits, words)
+        words, table = found.words(), lists.table()
+        for _, _, first, chunks in lists.groups(max(1, 8 * BITS // (found.tiles.block_n * found.tiles.block_v))):
+            if chunks:
+                bits = found.bits(chunks)
+                found.residuals(lists, table, first, chunks, self.eps, None, None, bits, targets=gives_back)
+                found.mark(lists, table, first, chunks, bits, words)
         block = found.call.schedule.backward.block_v
         words = words if order is None else words.index_select(1, order)
         of_tiles: Tensor = torch.nn.functional.pad(words, (0, -found.v % block)).unflatten(1, (-1, block))

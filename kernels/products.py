@@ -14,6 +14,7 @@ from .kept import kept_count, kept_tile
 from .matrix import load_rows, store_rows
 from .residual import load_row_data
 from .rounding import dot, downcast, upcast
+from .tail import add_tail, with_tail_of_e
 
 WHOLE = tl.constexpr(IS_INTERPRETED)
 """The interpreter rounds once for every step of a product, so there a product is one step. Tensor cores go through it
@@ -167,6 +168,8 @@ def classifier_kernel(
     E,  # (N, D), zeros in ignored rows
     Scale,  # (row blocks,) fp32
     Ordering,
+    Share,  # (V,) fp32, and
+    Pull,  # (D,) fp32: the tail, in the natural order; None without one
     Out,  # (V, D) dC
     List,
     tiles,  # blocks of rows
@@ -217,12 +220,17 @@ def classifier_kernel(
     place = first + place0 + tl.arange(0, ROWS)
     mask = place < V
     cols = place if Ordering is None else tl.load(Ordering + place, mask=mask, other=0)
-    store_rows(Out, cols, mask, d0, cast_output(upcast(s), Out.ptr.dtype.element_ty))
+    total = upcast(s)
+    if Share is not None:
+        j = d0 + tl.arange(0, PRODUCT.columns)
+        share = tl.load(Share + cols, mask=mask, other=0.0)
+        total = add_tail(total + upcast(c), share, tl.load(Pull + j, mask=j < Out.columns, other=0.0))
+    store_rows(Out, cols, mask, d0, cast_output(total, Out.ptr.dtype.element_ty))
 
 
 @stage
 def cast_output(total, DTYPE: tl.constexpr):
-    """A complete sum in the dtype of its input. A companion of the sum is dropped."""
+    """A complete sum in the dtype of its input. A companion of the sum is dropped, unless a tail took it in."""
     return downcast(total, DTYPE)
 
 
@@ -234,6 +242,8 @@ def finish_embeddings_kernel(
     LogSum,
     DLoss,
     DLse,
+    Lost,  # (N,) fp32 probability in dropped tiles, and
+    Pull,  # (D,) fp32: the tail; None without one
     Out,  # (N, D) dE
     N,
     D,
@@ -242,11 +252,16 @@ def finish_embeddings_kernel(
     COLUMNS: tl.constexpr,
 ):
     """dE of complete sums: back to the scale of the result, and to its dtype. Programs as in embeddings_kernel."""
+    DTYPE: tl.constexpr = Acc.sum.dtype.element_ty if Pull is None else tl.float32
     slices = tl.cdiv(D, COLUMNS)
     i = (tl.program_id(0) // slices) * ROWS + tl.arange(0, ROWS)
     rows = load_row_data(Target, RowMax, LogSum, DLoss, DLse, i, N, ignore_index)
-    s, _ = load_sums(Acc, tl.program_id(0), ROWS, COLUMNS)
-    s = rescale(upcast(s), rows.scale[:, None], Acc.sum.dtype.element_ty)
+    s, c = load_sums(Acc, tl.program_id(0), ROWS, COLUMNS)
+    if Pull is not None:
+        lost = tl.load(Lost + i, mask=i < N, other=0.0)
+        j = (tl.program_id(0) % slices) * COLUMNS + tl.arange(0, COLUMNS)
+        s = with_tail_of_e(upcast(s) + upcast(c), lost, rows, Pull, j, Out.columns)
+    s = rescale(upcast(s), rows.scale[:, None], DTYPE)
     d0 = (tl.program_id(0) % slices) * COLUMNS
     store_rows(Out, i, i < N, d0, cast_output(s, Out.ptr.dtype.element_ty))
 

@@ -12,7 +12,7 @@ import torch
 import triton.language as tl
 
 from .backend import device_function
-from .rounding import downcast, upcast
+from .rounding import downcast, exp, upcast
 
 
 class Record(NamedTuple):
@@ -41,3 +41,9 @@ def load_log_mass(From, segment, rows, mask, per_split, N):
     log_mass = tl.load(From.base + split * N + at, mask=mask, other=0.0) + distance
     # Half a unit in the last place of 11 digits; 2^-25 below 2^-14. -inf stays what it is.
     return log_mass, log_mass + (tl.minimum(tl.abs(distance), 65504.0) * 2.0**-11 + 2.0**-25)
+
+
+@device_function
+def share_of(log_mass, rows):
+    """(segments, BLOCK_N) probability of each row."""
+    return exp((log_mass - rows.max[None, :]) - rows.log_sum[None, :])

@@ -11,17 +11,11 @@ from .backend import commits, device_function, kernel
 from .backward import recompute_logits
 from .matrix import gather_rows, load_rows, store_rows
 from .products import WHOLE, cast_output
-from .record import load_log_mass
+from .record import load_log_mass, share_of
 from .residual import cast_residual, is_live, load_row_data, logit_gradient, softmax
-from .rounding import dot, exp
+from .rounding import dot
 from .scales import relative_scale
 from .tail import add_tail
-
-
-@device_function
-def share_of(log_mass, rows):
-    """(segments, BLOCK_N) probability of each row."""
-    return exp((log_mass - rows.max[None, :]) - rows.log_sum[None, :])
 
 
 @kernel
@@ -85,6 +79,7 @@ def row_residuals_kernel(
     V,
     D,
     ignore_index,
+    TARGETS: tl.constexpr,  # whether a target's entry is live if eps is below 1
     DTYPE: tl.constexpr,
     TILES: tl.constexpr,
     C_DESCRIPTOR: tl.constexpr,
@@ -104,8 +99,9 @@ def row_residuals_kernel(
     g = logit_gradient(softmax(z, rows), raw, rows, cols, col_mask, V, softcap)
     live = is_live(tl.abs(g), rows.size[:, None], eps)
     line = (tl.program_id(0).to(tl.int64) * TILES.block_n + place)[:, None]
+    if TARGETS:
+        live = live | ((cols[None, :] == rows.target[:, None]) & (eps < 1))
     if Out is not None:
-        live = live | ((cols[None, :] == rows.target[:, None]) & (eps < 1))  # which granularity=segment always keeps
         relative = rows.scale if DTYPE == tl.float32 else relative_scale(rows.scale, tl.load(Top))  # noqa: SIM300
         out = line * TILES.block_v + tl.arange(0, TILES.block_v)[None, :]
         tl.store(Out + out, cast_residual(g * relative[:, None], DTYPE))

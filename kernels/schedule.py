@@ -100,7 +100,7 @@ class Schedule:
     where that is 16 or more."""
     look_ahead: int | None = None
     """From so many words on, a filter of whole tiles has the forward pass record segments, and computes no tile again
-    that is dropped; None: never. No result depends on it."""
+    that is dropped; None: never, but for a tail, which has to know. No result depends on it."""
     descriptors: bool = True
     """Whether the forward pass loads by tensor descriptors where the layout allows it. Same arithmetic either way."""
     fp_fusion: bool = False

@@ -14,25 +14,21 @@ import torch
 import triton
 from torch import Tensor
 
-from .backend import IS_INTERPRETED, TL_DTYPES
+from .backend import TL_DTYPES
 from .column_segments import column_residuals_kernel, column_segments_kernel
 from .launch import Call, matrix, operand, options
 from .lists import Counted, Lists
-from .live_segments import BLOCK, LiveSegments
+from .live_segments import LiveSegments
+from .rank1 import Rank1
 from .record import Record
 from .row_segments import row_segments_kernel
-from .sampling import sample_rows
 from .scales import shared_scales
 from .schedule import Tiles
 from .statistics import Statistics
-from .tail import pull_kernel, tail_share_kernel
 from .upstream import Upstream
 
 GROUP_BYTES = 5 * 2**23
 """Memory for the residuals that are held at once."""
-
-PARTS = 128
-"""Partial sums of the tail's two products, which fill a GPU."""
 
 
 def segment_gradients(
@@ -70,10 +66,8 @@ class _Segments:
         spacing = torch.finfo(self.dtype).eps
         self.eps, self.eps_e = call.variant.threshold(spacing), call.variant.threshold_e(spacing)
         self.softcap = call.softcap
-        self.row_max, self.log_sum = row_max, log_sum
-        self.upstream = upstream
+        self.tail = Rank1(call, row_max, log_sum, upstream)
         self.bias, self.rows = self.live.bias, self.live.rows
-        self.size = {"BLOCK": BLOCK, "enable_fp_fusion": call.schedule.fp_fusion}
 
     def run(self, want_e: bool, want_c: bool) -> tuple[Tensor | None, Tensor | None]:
         call = self.call
@@ -87,9 +81,9 @@ class _Segments:
         # With dE's half of it after dC the device stood still for 0.4 ms here (H200).
         share = pull_c = pull_e = None
         if call.variant.tail == "rank1":
-            share = self._tail_share(live)
-            pull_c = self._pull(call.embeddings, self._given_back(lost)) if want_c else None
-            pull_e = self._pull(call.classifier, share) if want_e else None
+            share = self.tail.share(live, self.of_rows)
+            pull_c = self.tail.of_rows(lost) if want_c else None
+            pull_e = self.tail.of_words(share) if want_e else None
         if self.stats is not None:
             self.stats.tail_share, self.stats.segments_c = share, live
         words = self.live.words()
@@ -98,32 +92,6 @@ class _Segments:
             self.stats.segments_e = words
         d_classifier, marked = self._classifier(counted, lost, top, share, pull_c, words, want_c)
         return self._embeddings(marked, pull_e) if want_e else None, d_classifier
-
-    def _tail_share(self, live: Tensor) -> Tensor:
-        """(V,) fp32 how the probability that sampled rows lose is spread; 0 where they lose none."""
-        call = self.call
-        sample = sample_rows(call.targets, call.ignore_index)
-        share, lost = (torch.empty(size, device=self.device) for size in (self.v, len(live)))
-        tail_share_kernel[(len(live),)](
-            matrix(call.embeddings),
-            matrix(call.classifier),
-            self.bias,
-            self.row_max,
-            self.log_sum,
-            sample,
-            live,
-            share,
-            lost,
-            self.softcap,
-            len(sample),
-            self.n,
-            self.v,
-            self.d,
-            TILES=self.of_rows,
-            **options(self.of_rows, call.schedule),
-        )
-        total = lost.sum()
-        return torch.where(total > 0, share / total, 0.0)
 
     def _classifier(
         self,
@@ -149,7 +117,7 @@ class _Segments:
         marked: Counted | None = None
         for tile, count, first, chunks in groups:
             if chunks:
-                self.live.residuals(lists, table, first, chunks, self.eps_e, top, residuals, bits)
+                self.live.residuals(lists, table, first, chunks, self.eps_e, top, residuals, bits, targets=True)
                 self.live.mark(lists, table, first, chunks, bits, words)
             if marked is None and first + chunks == lists.firsts[-1]:  # all words are marked
                 marked = Counted(words, self.of_columns.block_v)
@@ -253,22 +221,6 @@ class _Segments:
         anything is counted, like all that needs no lists, since the device waits for what the host does after that."""
         chunks = max(most, self._chunks(tiles))
         return torch.empty((chunks * tiles.block_n, tiles.block_v), dtype=self.dtype, device=self.device)
-
-    def _given_back(self, lost: Tensor) -> Tensor:
-        """(N,) fp32: what rows lost, times their upstream gradients. An ignored row, whose may be NaN, lost nothing."""
-        dloss, dlse = (0.0 if x is None else x for x in (self.upstream.dloss, self.upstream.dlse))
-        return torch.where(lost > 0, lost * (dloss + dlse), 0.0)
-
-    def _pull(self, x: Tensor, weights: Tensor) -> Tensor:
-        """(D,) fp32 x^T weights, x (n, D)."""
-        rows = triton.cdiv(len(x), PARTS * BLOCK) * BLOCK
-        parts = torch.empty((triton.cdiv(len(x), rows), self.d), device=self.device)
-        # Columns are alike, and the interpreter's time goes by the number of blocks.
-        width = triton.next_power_of_2(self.d) if IS_INTERPRETED else BLOCK
-        pull_kernel[(len(parts) * triton.cdiv(self.d, width),)](
-            matrix(x), weights, parts, len(x), self.d, rows, WIDTH=width, **self.size
-        )
-        return parts.sum(0, dtype=torch.float64).float()
 
     def _count(self, name: str, lists: Lists, lost: Tensor, of_all: int) -> None:
         if self.stats is not None:

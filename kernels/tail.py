@@ -5,13 +5,18 @@ Dropped residuals R become m q^T, m their row sums, which are known, and q how t
 rows is spread. dE then gains m (C^T q), dC gains q (E^T m): rows of residuals keep their sums, columns do as far as the
 sample speaks for all. 128 rows serve dE as well as all rows do, and dC within a fifth (real heads, V = 49152, 262144).
 Threads join their sums in fp64, as those of a mean logit do (`ordering`).
+
+Targets are kept whatever they are: one that is all but certain would be most of what its row drops, and of q.
 """
 
 import triton.language as tl
 
-from .backend import kernel, stage
+from .accumulate import HEADROOM
+from .backend import device_function, kernel, stage
 from .logits import soft_cap_slope
 from .matrix import gather_rows
+from .record import load_log_mass, share_of
+from .residual import load_row_data
 from .rounding import upcast
 from .sampled_softmax import sampled_softmax
 
@@ -22,6 +27,46 @@ def add_tail(v, m, q):
     return v + m[:, None] * q[None, :]
 
 
+@device_function
+def with_tail_of_e(v, lost, rows, Pull, j, columns):
+    """Sums of dE, at HEADROOM over the scale of their rows, with what these lost. An ignored row has g = 0, and 0 times
+    a NaN in C is NaN."""
+    lost = tl.where(lost > 0, lost * (rows.dloss + rows.dlse) * HEADROOM, 0.0)
+    return tl.where(rows.valid[:, None], add_tail(v, lost, tl.load(Pull + j, mask=j < columns, other=0.0)), 0.0)
+
+
+@kernel
+def lost_rows_kernel(
+    Record,
+    Target,
+    RowMax,
+    LogSum,
+    DLoss,
+    DLse,
+    Live,  # (tiles, N) int8
+    Lost,  # (N,) fp32
+    segments,
+    per_split,  # of them
+    per_tile,
+    N,
+    ignore_index,
+    BLOCK: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    """The probability in the tiles that rows drop; one program per ROWS of them."""
+    i = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    rows = load_row_data(Target, RowMax, LogSum, DLoss, DLse, i, N, ignore_index)
+    lost = tl.full((ROWS,), 0.0, tl.float64)  # whatever the threads that add
+    for first in range(0, segments, BLOCK):
+        segment = first + tl.arange(0, BLOCK)
+        mask = (segment < segments)[:, None] & rows.valid[None, :]
+        log_mass, _ = load_log_mass(Record, segment, i, mask, per_split, N)
+        tile = (segment // per_tile).to(tl.int64)
+        live = tl.load(Live + tile[:, None] * N + i[None, :], mask=mask, other=1)
+        lost += tl.sum(tl.where(live == 0, share_of(log_mass, rows), 0.0).to(tl.float64), 0)
+    tl.store(Lost + i, lost.to(tl.float32), mask=i < N)
+
+
 @kernel
 def tail_share_kernel(
     E,
@@ -30,9 +75,9 @@ def tail_share_kernel(
     RowMax,
     LogSum,
     Sample,  # (samples,) int64 row numbers
-    Live,  # (segments, N) int8
+    Live,  # (segments or tiles, N) int8
     Share,  # (V,) fp32
-    Lost,  # (segments,) fp32
+    Lost,  # (segments or tiles,) fp32
     softcap,
     samples,
     N,
@@ -40,8 +85,8 @@ def tail_share_kernel(
     D,
     TILES: tl.constexpr,
 ):
-    """Softmax of the sampled rows in the segments that they drop, times the softcap's slope, summed over them; and
-    without the slope, over words as well. One program per segment of the vocabulary."""
+    """Softmax of the sampled rows in the segments or tiles that they drop, times the softcap's slope, summed over them;
+    and without the slope, over words as well. One program per BLOCK_V words of the vocabulary."""
     place0 = tl.program_id(0) * TILES.block_v
     cols = place0 + tl.arange(0, TILES.block_v)
     col_mask = cols < V

@@ -55,7 +55,8 @@ class Variant:
     fp32."""
     tail: Tail = "drop"
     """What becomes of dropped residuals: nothing, or one vector over the vocabulary in their place, times what each row
-    lost, so that rows of residuals keep their sums."""
+    lost, so that rows of residuals keep their sums. Targets are kept then, and tiles are judged before any is computed
+    again, whatever that costs."""
     exponentials: Exponentials = "recomputed"
     """Where the backward pass has the softmax from: logits that it computes once more, or what the forward pass stored
     of them, in N x V entries of 16 bits. In fp32 and with a softcap they are computed once more either way."""
@@ -79,11 +80,15 @@ class Variant:
                 raise ValueError(
                     f"{name}={value!r} is no threshold; legal values: a float >= 0, or None for the default"
                 )
-        if self.tail == "rank1" and (self.granularity != "segment" or max(self.eps or 0.0, self.eps_e or 0.0) >= 1):
+        if self.tail == "rank1" and self.order != "none":
             raise ValueError(
-                "tail=rank1 needs granularity=segment, whose forward pass records what every row will lose, and "
-                "eps and eps_e below 1, so that something is kept"
+                "tail=rank1 with granularity=tile needs order=none: what rows lose is read from the forward pass's "
+                "record of segments, which the words of a sorted tile lie scattered over"
             )
+        if self.tail == "rank1" and not (self.filter_e or self.filter_c):
+            raise ValueError("tail=rank1 has nothing to give back with filter_e=no and filter_c=no; switch one on")
+        if self.tail == "rank1" and max(self.eps or 0.0, self.eps_e or 0.0) >= 1:
+            raise ValueError("tail=rank1 needs eps and eps_e below 1, so that something is kept")
         if self.exponentials == "stored" and (self.filter_e or self.filter_c or self.order != "none"):
             raise ValueError(
                 "exponentials=stored needs filter_e=no, filter_c=no and order=none: they lie where the forward pass "

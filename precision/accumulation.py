@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from . import stages
-from .formats import Format
+from .formats import FP32, Format
 from .random_error import RandomError
 from .stages import LARGEST_FP32, overflowing
+from .tail import Tail
 from .terms import Terms
 
 
@@ -45,21 +46,35 @@ class Accumulation:
         self.added = self.added.plus(rounding)
         self.error = self.error + rounding.largest
 
-    def output_cast(self) -> Tensor:
-        """What the cast of the result adds to `error`: the companion is dropped, or the fp32 buffer rounded."""
-        size = self.sum.abs() + self.error + self.common
-        cast = stages.cast_output(self.scheme, size + self.fmt.tiny, self.fmt)
+    def output_cast(self, tail: Tail | None = None) -> Tensor:
+        """What the cast of the result adds to `error`: the companion is dropped, or the fp32 buffer rounded, as the sum
+        of both and a tail is."""
+        if tail is None:
+            size, scheme = self.sum.abs() + self.error + self.common, self.scheme
+        else:
+            size, scheme = (self.sum + tail.product).abs() + self.error + self.common + self.tail_added(tail), "fp32"
+        cast = stages.cast_output(scheme, size + self.fmt.tiny, self.fmt)
         return overflowing(size + cast, cast, self.fmt.largest)
 
-    def result(self) -> Tensor:
-        """The bound on the value that is returned."""
-        return self.error + self.common + self.output_cast()
+    def tail_added(self, tail: Tail | None) -> Tensor:
+        """What adding a tail to the sum rounds, and its companion before."""
+        if tail is None:
+            return torch.zeros_like(self.sum)
+        size = self.sum.abs() + self.error + self.common
+        joined = FP32.half_ulp(size) if self.scheme in ("kahan", "hilo") else torch.zeros_like(size)
+        return joined + tail.added(size + joined, size + joined, self.scale, self.scale)
 
-    def terms(self, by_stage: bool, increments: Terms) -> Terms:
+    def result(self, tail: Tail | None = None) -> Tensor:
+        """The bound on the value that is returned."""
+        return self.error + self.common + self.tail_added(tail) + self.output_cast(tail)
+
+    def terms(self, by_stage: bool, increments: Terms, tail: Tail | None = None) -> Terms:
         """The bound of `result` by stage, given what `increments` contribute through their own errors."""
         if not by_stage:
-            return Terms(by_stage).add("", self.result())
+            return Terms(by_stage).add("", self.result(tail))
         terms = Terms(by_stage).merge(increments)
         if self.scheme in ("storage", "kahan"):
             terms.add("cast_increment", self.cast)
-        return terms.add("add_increment", self.added.largest).add("cast_output", self.output_cast())
+        if tail is not None:
+            terms.add("add_tail", self.tail_added(tail))
+        return terms.add("add_increment", self.added.largest).add("cast_output", self.output_cast(tail))

@@ -21,16 +21,18 @@ from torch import Tensor
 from ccelab.kernels import Schedule, Statistics, Variant
 from ccelab.reference import Problem, Solution
 from ccelab.reference.double import Stream
+from ccelab.reference.formula import Rows
 
 from . import forward_budget
 from .arithmetic import ANY, Arithmetic
-from .forward_budget import forward_error
+from .forward_budget import ForwardError, forward_error
 from .gradient_budget import GradientBudget
 from .measure import worst_ratio
 from .order import order_of
 from .random_error import RandomError, likely
 from .segment_budget import SegmentBudget
 from .stages import STAGES
+from .tail_budget import TailBudget
 from .terms import Terms
 
 KEPT = 2**24
@@ -88,11 +90,11 @@ def budget(
 ) -> Budget:
     """Bounds for `variant` under `schedule`.
 
-    `taken` is what the call decided: its vocabulary order, the segments that it kept and what it gave back. Where it
-    says nothing, the oracle decides; a tail that the oracle gives back is not a call's to the last digit, so that
-    tail=rank1 wants to be told. The problem's rows are numbered as the kernel numbers them: which rows share a tile
-    matters to the filter. The default `arithmetic` holds for anyone's kernels, `arithmetic.own()` for ours in this
-    process. `by_stage` costs a product of matrices per stage and gradient.
+    `taken` is what the call decided: its vocabulary order, what it kept and what it gave back. Where it says nothing,
+    the oracle decides; a tail that the oracle gives back is not a call's to the last digit, so that tail=rank1 wants to
+    be told. The problem's rows are numbered as the kernel numbers them: which rows share a tile matters to the filter.
+    The default `arithmetic` holds for anyone's kernels, `arithmetic.own()` for ours in this process. `by_stage` costs a
+    product of matrices per stage and gradient.
     """
     order = order_of(problem, variant, taken)
     stream = Stream(problem, _chunk(problem, schedule, by_stage))
@@ -106,11 +108,7 @@ def budget(
     of_columns = {"d_classifier": stream.embeddings.new_zeros((v, d))}
     if problem.bias is not None:
         of_columns["d_bias"] = stream.embeddings.new_zeros(v)
-    gradients = (
-        SegmentBudget(stream, rows, variant, schedule, error, arithmetic, by_stage, taken)
-        if variant.granularity == "segment"
-        else GradientBudget(stream, rows, variant, schedule, error, arithmetic, by_stage)
-    )
+    gradients = _gradient_budget(stream, rows, variant, schedule, error, arithmetic, by_stage, taken)
     probable = _Probable(len(bounds) + len(of_columns) + 1)
     if arithmetic.rounds_to_nearest:
         for name, (_, random) in found.items():
@@ -135,6 +133,22 @@ def budget(
             for name, squares in ledger.squares.items()
         },
     )
+
+
+def _gradient_budget(
+    stream: Stream,
+    rows: Rows,
+    variant: Variant,
+    schedule: Schedule,
+    error: ForwardError,
+    arithmetic: Arithmetic,
+    by_stage: bool,
+    taken: Statistics | None,
+) -> GradientBudget:
+    of_variant = stream, rows, variant, schedule, error, arithmetic, by_stage
+    if variant.granularity == "segment":
+        return SegmentBudget(*of_variant, taken)
+    return TailBudget(*of_variant, taken) if variant.tail == "rank1" else GradientBudget(*of_variant)
 
 
 def _chunk(problem: Problem, schedule: Schedule, by_stage: bool) -> int:

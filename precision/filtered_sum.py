@@ -11,6 +11,7 @@ from . import stages
 from .accumulation import Accumulation
 from .increment import Increment
 from .random_error import RandomError
+from .tail import Tail
 from .terms import Terms
 
 
@@ -90,22 +91,27 @@ class FilteredSum:
             self._increments = self._increments.plus(taken.random).plus(certain)
         self.total.add(middle, taken.error + in_doubt, alike, common)
 
-    def terms(self, increments: Terms) -> Terms:
+    def terms(self, increments: Terms, tail: Tail | None) -> Terms:
         """The bound of the result after all increments, given what stages before the product contribute."""
         increments = Terms(increments.by_stage).merge(increments).add("tile_product", self._own)
         if self.kappa is not None:
             increments.merge(self.kappa.times(self._alike.abs()))
         if self.is_filtered:
             increments.add("is_live", self._doubtful)
-        terms = self.total.terms(increments.by_stage, increments).add(self.known_by, self._known.abs())
-        return terms.add("is_live", stages.is_live(self._dropped)) if self.is_filtered else terms
+        terms = self.total.terms(increments.by_stage, increments, tail).add(self.known_by, self._known.abs())
+        return terms.add("is_live", stages.is_live(self._missing(tail))) if self.is_filtered else terms
 
-    def random(self, largest: Tensor, kappa: RandomError | None) -> RandomError:
+    def _missing(self, tail: Tail | None) -> Tensor:
+        """What is dropped and not given back."""
+        return self._dropped if tail is None else self._dropped - tail.product
+
+    def random(self, largest: Tensor, kappa: RandomError | None, tail: Tail | None) -> RandomError:
         """What of the bound `largest` of the result is random; `kappa` (N, 1) is what is of the number of that name."""
         if self._increments is None:
             return RandomError.certain(largest)
         found = self._increments.plus(self.total.added)
         if kappa is not None:
             found = found.plus(kappa.times(self._alike.abs()))
-        certain = self._known.abs() + self._dropped.abs() + self.total.output_cast()
+        certain = self._known.abs() + self._missing(tail).abs()
+        certain = certain + self.total.tail_added(tail) + self.total.output_cast(tail)
         return found.plus(RandomError.certain(certain))._replace(largest=largest)

@@ -28,6 +28,7 @@ from .residual_error import ResidualError
 from .softmax_error import SoftmaxError, softmax_error
 from .stages import EXP_UNDERFLOW, LARGEST_FP32
 from .steepest_cap import steepest_cap
+from .tail import Tail
 from .terms import Terms
 
 Bound = tuple[Terms, RandomError]
@@ -92,7 +93,7 @@ class GradientBudget:
                 self._sum = self._filtered(
                     self.stream.embeddings, self.variant.filter_e, dg.kappa, self.scale / HEADROOM
                 )
-            surely, maybe = self._live_tiles(part.residual + dg.known, dg.apart().own.total)
+            surely, maybe = self._live_tiles(part, part.residual + dg.known, dg.apart().own.total)
             self._random_kappa = dg.random_kappa
             along, across = self._as_terms(part, dg)
             self._walk_vocabulary(part, along, oracle, surely, maybe)
@@ -121,8 +122,17 @@ class GradientBudget:
     def d_embeddings(self) -> Bound:
         """(N, D), after all columns."""
         assert self._sum is not None
-        terms = self._sum.terms(self._increments)
-        return terms, self._sum.random(terms.total, self._random_kappa)
+        tail = self._tail_of_embeddings()
+        terms = self._sum.terms(self._increments, tail)
+        return terms, self._sum.random(terms.total, self._random_kappa, tail)
+
+    def _tail_of_embeddings(self) -> Tail | None:
+        """What is given back to dE, after all columns."""
+        return None
+
+    def _tail_of_classifier(self, columns: Tensor) -> Tail | None:
+        """What is given back to dC in these columns."""
+        return None
 
     def _filtered(
         self, like: Tensor, is_filtered: bool, kappa: Terms | None, scale: Tensor | float = 1.0
@@ -191,11 +201,15 @@ class GradientBudget:
         """Of the softmax, from the error of its logits."""
         return softmax_error(part, self.rows, self.error, logit, self.arithmetic, stores=self.stores)
 
-    def _live_tiles(self, g: Tensor, dg: Tensor) -> tuple[Tensor, Tensor]:
+    def _live_tiles(self, part: ResidualChunk, g: Tensor, dg: Tensor) -> tuple[Tensor, Tensor]:
         """(row blocks, vocabulary tiles) bool: tiles surely live, and tiles that may be."""
         low, high = self.threshold * (1 - 4 * U), self.threshold * (1 + 4 * U)
         surely = self._any_in_tile(((g.abs() - dg) > high) | ~g.isfinite())
         maybe = self._any_in_tile(((g.abs() + dg) > low) | ~g.isfinite())
+        return surely, maybe
+
+    def _taken_in(self, part: ResidualChunk, surely: Tensor, maybe: Tensor) -> tuple[Tensor, Tensor]:
+        """Of tiles that are surely and maybe live, those that sums surely and maybe take in."""
         return surely, maybe
 
     def _any_in_tile(self, mask: Tensor) -> Tensor:
@@ -268,6 +282,7 @@ class GradientBudget:
         if not self.variant.filter_e:
             surely = maybe = torch.ones_like(surely)
         self.live_e = (self.live_e[0] + int(surely.sum()), self.live_e[1] + int(maybe.sum()))
+        surely, maybe = self._taken_in(part, surely, maybe)
         # HEADROOM comes after the product
         tiny, limit = self.scale / HEADROOM, LARGEST_FP32 * self.scale
         merged = self.schedule.merged(block, self.variant, stores=self.stores)
@@ -287,6 +302,7 @@ class GradientBudget:
         if not self.variant.filter_c:
             surely = maybe = torch.ones_like(surely)
         self.live_c = (self.live_c[0] + int(surely.sum()), self.live_c[1] + int(maybe.sum()))
+        surely, maybe = self._taken_in(part, surely, maybe)
         together = self.tiles.block_n * self._merged_c
         scale, unsure = (
             torch.cat([s.amax().expand(len(s), 1) for s in x.split(together)]) for x in (self.scale, self.unsure_scale)
@@ -299,7 +315,8 @@ class GradientBudget:
             live = surely[:, tiles], maybe[:, tiles]
             stages_before = {stage: w[:, span] for stage, w in masked.items()}
             of_columns = part.residual[:, span], whole.columns(span), oracle[:, span]
-            bound = self._classifier(*of_columns, scale, live, stages_before)
+            tail = self._tail_of_classifier(part.columns[span])
+            bound = self._classifier(*of_columns, scale, live, stages_before, tail)
             yield "d_classifier", part.columns[span], bound
 
     @property
@@ -314,6 +331,7 @@ class GradientBudget:
         scale: Tensor,
         live: tuple[Tensor, Tensor],
         stages_before: dict[str, Tensor],
+        tail: Tail | None,
     ) -> Bound:
         """(n, D) the bound of dC in some columns, and what stages before the product contribute to its residuals."""
         embeddings, block, merged = self.stream.embeddings, self.tiles.block_n, self._merged_c
@@ -329,8 +347,8 @@ class GradientBudget:
             total.add(self._filtered_increment(*of_tile, of_span, tiny, LARGEST_FP32 * top, merged))
         for stage, w in stages_before.items():
             increments.add(stage, w.T @ embeddings.abs())
-        terms = total.terms(increments)
-        return terms, total.random(terms.total, None)
+        terms = total.terms(increments, tail)
+        return terms, total.random(terms.total, None, tail)
 
     def _bias_bound(self, g: Tensor, dg: ResidualError) -> Bound:
         """(n,) the bound of dbias in these columns."""

@@ -20,8 +20,9 @@ from .logit_error import logit_error
 from .random_error import RandomError
 from .record_error import RecordError
 from .residual_error import ResidualError
-from .segment_sum import SegmentSum, Tail
+from .segment_sum import SegmentSum
 from .stages import EXP_UNDERFLOW
+from .tail import Tail
 from .terms import Terms
 
 

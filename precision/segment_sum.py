@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from . import stages
 from .arithmetic import Arithmetic
-from .formats import FP32, Format
+from .formats import Format
 from .random_error import RandomError
 from .residual_error import ResidualError
 from .stages import LARGEST_FP32, overflowing
+from .tail import Tail
 from .terms import Terms
-
-
-@dataclass(frozen=True, eq=False)
-class Tail:
-    """What is given back: m q, one a column, the other a row."""
-
-    m: Tensor
-    q: Tensor
-    size: Tensor  # of q, or of m where that is the sum, before anything cancelled
-    count: int  # what that is a sum of
 
 
 class SegmentSum:
@@ -88,10 +77,8 @@ class SegmentSum:
         found.add("tile_product", product).add(self.known_by, self.known.abs())
         result, dropped = self.total, self.dropped
         if tail is not None:
-            given_back = tail.m.abs() * tail.size
-            result, dropped = result + tail.m * tail.q, dropped - tail.m * tail.q
-            added = stages.add_tail(self.total.abs() + error + product, given_back, tail.count) + FP32.tiny * tiny
-            found.add("add_tail", overflowing(absolute + given_back, added, LARGEST_FP32 * top))
+            result, dropped = result + tail.product, dropped - tail.product
+            found.add("add_tail", tail.added(self.total.abs() + error + product, absolute, tiny, top))
         found.add("is_live", stages.is_live(dropped) + self.doubtful)
         found.add("add_increment", torch.zeros_like(self.total))
         reached = result.abs() + found.total + self.fmt.tiny

@@ -24,7 +24,7 @@ from torch import Tensor
 from ccelab.kernels import Variant
 from ccelab.kernels import exponentials as stored
 from ccelab.kernels.live_segments import BLOCK
-from ccelab.kernels.segments import PARTS
+from ccelab.kernels.rank1 import PARTS
 from ccelab.reference import Problem
 
 from .arithmetic import ANY, Arithmetic

@@ -67,8 +67,13 @@ def dropping(variant: Variant) -> str | None:
     return None if variant.tail == "drop" else "it gives back what it drops"
 
 
-def by_segment_with_tail(variant: Variant) -> str | None:
-    return by_segment(variant) or (None if variant.tail == "rank1" else "it gives nothing back")
+def giving_back(variant: Variant) -> str | None:
+    return None if variant.tail == "rank1" else "it gives nothing back"
+
+
+def telling(variant: Variant) -> str | None:
+    """What it dropped, in statistics."""
+    return giving_back(variant) and by_segment(variant) and "it does not tell what it dropped"
 
 
 def without_filter(variant: Variant) -> Variant:

@@ -27,6 +27,7 @@ ALL_SUMS = ("cce", "cce-no-sort", "cce-kahan", "cce-exact,accumulate=hilo", "cce
     "cce-stored",
     "cce-segment,eps=2^-6",
     "cce-segment,eps=2^-6,tail=drop",
+    "cce-no-sort,eps=2^-6,tail=rank1",
     examples=2,
 )
 def test_every_output_is_within_its_budget(trial: Trial) -> None:

@@ -1,4 +1,4 @@
-"""Laws of granularity=segment and of its tail: what rows lose is known, spread as the sample loses it, given back."""
+"""Laws of granularity=segment and of tails: what rows lose is known, spread as the sample loses it, given back."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from torch import Tensor
 from ccelab.kernels.sampling import sample_rows
 from ccelab.precision.budget import budget
 from ccelab.precision.decisions import decisions
+from ccelab.reference import Problem
 from ccelab.reference.double import Stream
 
-from .conditions import by_segment, by_segment_with_tail, without_filter
+from .conditions import both, by_segment, filtered_in_e, giving_back, telling
 from .law import Trial, law
 from .probabilities import softmax_and_error
 from .strategies import specs
@@ -31,8 +32,14 @@ def _probabilities(trial: Trial) -> tuple[Tensor, Tensor]:
 
 
 def _dropped(trial: Trial) -> tuple[Tensor, Tensor]:
-    """(N, V) bool: what dE and what dC dropped, by the call's own word."""
+    """(N, V) bool: what dE and what dC dropped where they are filtered, by the call's own word."""
     stats, (n, v, _) = trial.outcome.stats, trial.case.problem().shape
+    if trial.variant.granularity == "tile":
+        tiles = trial.case.schedule.backward
+        assert stats.tiles is not None
+        of_rows = stats.tiles.repeat_interleave(tiles.block_n, 0)[:n]
+        of_both = of_rows.repeat_interleave(tiles.block_v, 1)[:, :v] == 0
+        return of_both, of_both
     tiles = trial.case.schedule.row_segments
     assert stats.segments_e is not None
     assert stats.segments_c is not None
@@ -41,49 +48,63 @@ def _dropped(trial: Trial) -> tuple[Tensor, Tensor]:
     return of_words, of_rows
 
 
+def _recorded(problem: Problem) -> Tensor:
+    """(N,) what a probability that the forward pass recorded may be off by, relatively: it rounds to fp16 a distance
+    within the range of the row's logits."""
+    stream = Stream(problem)
+    logits = stream.raw(torch.arange(stream.vocabulary, device=stream.embeddings.device))
+    size = stream.rows().maximum.abs()[:, 0] + 32
+    # A segment's log mass lies between its smallest logit and that of all its words at the largest.
+    reach = (logits - logits.amax(1, keepdim=True)).abs().amax(1) + math.log(logits.shape[1]) + size * 2.0**-20
+    return torch.expm1(2.0**-11 * reach)
+
+
 @law(
     "cce-segment,eps=2^-6",
     "cce-segment,eps=2^-6,tail=drop",
+    "cce-no-sort,eps=2^-6,tail=rank1",
     needs=NEEDS,
-    when=by_segment,
+    when=telling,
     draw=specs(families=HARD, ignored=3, softcap=None, least=(17, 65, 17)),
     both_kinds=True,
 )
 def test_what_rows_lose_is_what_was_dropped(trial: Trial) -> None:
-    """The mass that a call reports is the exact probability in the segments that it dropped, row by row.
+    """The mass that a call reports is the exact probability in the segments or tiles that it dropped, row by row.
 
     Tolerance: the errors of the softmax in a row, and roundings of its sum, its logarithm and what is subtracted of it;
-    of what dC dropped, the record's rounding to fp16 of a distance within the range of the row's logits.
-    Source: definition.
+    of what is read from the forward pass's record, its rounding to fp16. Source: definition.
     """
     p, moved = _probabilities(trial)
-    stream = Stream(trial.case.problem())
-    logits = stream.raw(torch.arange(p.shape[1], device=p.device))
-    size = stream.rows().maximum.abs()[:, 0] + 32
+    problem, stats, flags = trial.case.problem(), trial.outcome.stats, trial.variant
+    size = Stream(problem).rows().maximum.abs()[:, 0] + 32
     slack = moved.sum(1) + (p.shape[1] + 8 * size) * 2.0**-22
-    # A segment's log mass lies between its smallest logit and that of all its words at the largest.
-    reach = (logits - logits.amax(1, keepdim=True)).abs().amax(1) + math.log(p.shape[1]) + size * 2.0**-20
-    stats = trial.outcome.stats
-    for name, mass, dropped, digits in zip(
-        ("dE", "dC"), (stats.filtered_mass_e, stats.filtered_mass_c), _dropped(trial), (0.0, 2.0**-11), strict=True
+    recorded = _recorded(problem)
+    for name, mass, dropped, filtered, is_read in zip(
+        ("dE", "dC"),
+        (stats.filtered_mass_e, stats.filtered_mass_c),
+        _dropped(trial),
+        (flags.filter_e, flags.filter_c),
+        (flags.granularity == "tile", True),
+        strict=True,
     ):
         assert mass is not None
-        lost = torch.where(dropped, p, 0.0)
-        recorded = lost.sum(1) * torch.expm1(digits * reach)
-        trial.bounded(f"lost of {name}", mass, lost.sum(1), slack + recorded)
+        lost = torch.where(dropped & filtered, p, 0.0).sum(1)
+        trial.bounded(f"lost of {name}", mass, lost, slack + (lost * recorded if is_read else 0.0))
 
 
 @law(
     "cce-segment,eps=2^-6",
+    "cce-no-sort,eps=2^-6,tail=rank1",
     needs=NEEDS,
-    when=by_segment_with_tail,
+    when=giving_back,
     draw=specs(families=HARD, softcap=None, least=(17, 65, 17)),
     both_kinds=True,
 )
 def test_a_tail_is_spread_as_sampled_rows_lose(trial: Trial) -> None:
     """`stats.tail_share` is the probability that the sampled rows drop, word by word, over all that they drop.
 
-    Tolerance: errors of the softmax, and a rounding per sampled row, word and segment. Source: definition of the tail.
+    Tolerance: errors of the softmax, and a rounding per sampled row, word and segment or tile. Source: definition of
+    the tail.
     """
     share = trial.outcome.stats.tail_share
     assert share is not None
@@ -103,16 +124,18 @@ def test_a_tail_is_spread_as_sampled_rows_lose(trial: Trial) -> None:
 @law(
     "cce-segment,eps=2^-4",
     "cce-segment,eps=2^-6",
+    "cce-no-sort,eps=2^-4,tail=rank1",
+    "cce-kahan-full-c,order=none,eps=2^-6,tail=rank1",
     needs=NEEDS,
-    when=by_segment_with_tail,
+    when=both(giving_back, filtered_in_e),
     draw=specs(families=HARD, reduction="none", upstream="ones", lse=False, softcap=None, least=(17, 65, 17)),
     both_kinds=True,
 )
 def test_a_tail_conserves_rows(trial: Trial) -> None:
     """If C[:, 0] is 1 everywhere, dE[:, 0] is 0 as it is without a filter: rows of residuals sum to nothing.
 
-    Slack: the budget of the unfiltered dE, and roundings of what a row lost and of the tail's sum over the vocabulary.
-    Source: conservation.
+    Slack: the budget of dE without what it says of the filter, and roundings of what a row lost and of the tail's sum
+    over the vocabulary. Source: conservation.
     """
     weight = trial.case.linear_weight.clone()
     weight[:, 0] = 1.0
@@ -120,13 +143,51 @@ def test_a_tail_conserves_rows(trial: Trial) -> None:
     outcome = trial.run(case)
     if outcome.stats.tail_share is None or not bool(outcome.stats.tail_share.any()):
         return  # sampled rows lose nothing
-    limit = budget(case.problem(), without_filter(trial.variant), case.schedule)
+    limit = budget(case.problem(), trial.variant, case.schedule, taken=outcome.stats, by_stage=True)
     got = outcome["d_embeddings"][:, 0].double()
     mass = outcome.stats.filtered_mass_e
     assert mass is not None
-    assert limit.bound.d_embeddings is not None
-    slack = limit.bound.d_embeddings[:, 0] + (trial.spec.v + trial.spec.n) * 2.0**-21 * (1 + mass.double())
+    terms = limit.stages["d_embeddings"].items()
+    slack = torch.stack([bound[:, 0] for stage, bound in terms if stage != "is_live"]).sum(0)
+    slack = slack + (trial.spec.v + trial.spec.n) * 2.0**-21 * (1 + mass.double())
+    if trial.variant.granularity == "tile":
+        slack = slack + mass.double() * _recorded(case.problem())
     trial.bounded("dE[:, 0]", got, torch.zeros_like(got), slack)
+
+
+@law(
+    "cce-segment,eps=2^-6",
+    "cce-no-sort,eps=2^-6,tail=rank1",
+    "cce-no-sort,accumulate=hilo,eps=2^-6,tail=rank1",
+    needs=NEEDS,
+    when=giving_back,
+    draw=specs(families=HARD, least=(17, 65, 17)),
+    both_kinds=True,
+)
+def test_both_gradients_miss_what_a_tail_is_not(trial: Trial) -> None:
+    """Beside roundings dE and dC err by what was dropped, less what the call says that it gave back, by element.
+
+    Tolerance: the budget, whose term of the filter is that. Source: definition of the tail.
+    """
+    trial.judge()
+
+
+@law(
+    "cce-segment,eps=2^-4",
+    "cce-no-sort,eps=2^-4,tail=rank1",
+    needs=NEEDS,
+    when=giving_back,
+    draw=specs(families=("confident", *HARD), least=(17, 65, 17)),
+    both_kinds=True,
+)
+def test_a_tail_keeps_targets(trial: Trial) -> None:
+    """No target of a row that has an upstream gradient is dropped, however sure it is: the vector is of what is lost
+    beside them."""
+    problem = trial.case.problem()
+    counts = torch.stack([x.abs() for x in problem.upstream()]).sum(0) > 0
+    rows = (problem.valid & counts).nonzero()[:, 0]
+    for dropped in _dropped(trial):
+        assert not bool(dropped[rows, problem.targets[rows]].any())
 
 
 @law(

@@ -37,7 +37,7 @@ def ratio(verdict: Verdict, name: str, output: Tensor) -> float:
 
 
 @pytest.mark.parametrize("make", [draw, peaked], ids=["flat", "peaked"])
-@pytest.mark.parametrize("variant", PRESETS)
+@pytest.mark.parametrize("variant", [*PRESETS, "cce-no-sort,tail=rank1", "cce-kahan,order=none,eps=2^-6,tail=rank1"])
 def test_the_budget_is_not_vacuous(variant: str, make: object) -> None:
     """More than 10^4 elements of dE and dC, in bf16: where all is flat, and where filters drop most tiles."""
     options: dict[str, Any] = {"variant": variant, "bias": torch.bfloat16, "schedule": MEDIUM, "lse": True}

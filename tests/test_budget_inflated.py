@@ -13,7 +13,7 @@ from torch import Tensor
 from ccelab.kernels import PRESETS, Schedule, Tiles
 from ccelab.kernels.backend import IS_INTERPRETED
 from ccelab.precision.measure import worst_ratio
-from ccelab.properties.cases import GRADIENTS, Verdict, assert_within_budget
+from ccelab.properties.cases import GRADIENTS, SMALL, Verdict, assert_within_budget
 from ccelab.properties.families import FAMILIES
 from ccelab.properties.spec import Spec
 
@@ -55,6 +55,9 @@ duplicates' dE 4, .225, and dC 8, .137; subnormal's dE 10, .189; coherent's dC 8
 .246."""
 
 FEW_SEEDS = (1, 2, 3)
+
+DROPPING = ("flat", "peaked", "confident", "dominant", "coherent", "near_threshold")
+"""Some of whose tiles are negligible."""
 
 EXACT = {("dominant", "lse")}
 """In 16 bits: max + log(1 + 1e-20), whose error is the log."""
@@ -98,6 +101,16 @@ PAIRS = list(zip(FAMILIES, (FULL * 3)[: len(FAMILIES)], strict=True))
 def test_segments_and_stored_exponentials_in_16_bits(variant: str, dtype: str, family: str) -> None:
     """In fp32 none is stored: there cce-stored is cce-exact."""
     verdict = judged(dtype, family, variant)
+    for name in GRADIENTS:
+        assert_refused(verdict, name)
+
+
+@pytest.mark.parametrize("family", DROPPING)
+def test_tails_of_tiles_in_16_bits(family: str) -> None:
+    """Few rows, many words and small tiles, so that not each holds a target."""
+    spec = Spec(n=48, v=240, d=96, dtype="bfloat16", family=family, seed=1, bias="storage", lse=True, reduction="none")
+    verdict = assert_within_budget(spec.case("cce-no-sort,eps=2^-7,tail=rank1", SMALL))
+    assert verdict.outcome.stats.tiles_skipped_e
     for name in GRADIENTS:
         assert_refused(verdict, name)
 

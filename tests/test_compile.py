@@ -19,10 +19,8 @@ AHEAD = {
     *("live_rows_kernel", "count_kernel", "compact_kernel", "chunks_kernel"),
     *("row_residuals_kernel", "mark_words_kernel"),
 }
-SEGMENTS = {
-    *AHEAD,
-    *("row_segments_kernel", "column_residuals_kernel", "column_segments_kernel", "tail_share_kernel", "pull_kernel"),
-}
+TAIL = {"tail_share_kernel", "pull_kernel"}
+SEGMENTS = {*AHEAD, *TAIL, "row_segments_kernel", "column_residuals_kernel", "column_segments_kernel"}
 
 
 @pytest.mark.slow
@@ -30,7 +28,13 @@ SEGMENTS = {
     ("arch", "variants"),
     [
         (80, ["cce"]),  # no tensor descriptors
-        (90, ["cce-no-filter,accumulate=kahan,target=indexed", "cce-exact", "cce-segment", "cce-stored"]),
+        (
+            90,
+            [
+                *("cce-no-filter,accumulate=kahan,target=indexed", "cce-exact", "cce-segment", "cce-stored"),
+                "cce-no-sort,tail=rank1",
+            ],
+        ),
     ],
 )
 def test_kernels_compile(arch: int, variants: list[str], tmp_path: Path) -> None:
@@ -47,6 +51,8 @@ def test_kernels_compile(arch: int, variants: list[str], tmp_path: Path) -> None
         if variant == "cce-stored" and case == "plain":  # no cap, and no fp32
             backward = {*KERNELS - {"residual_kernel"}, "stored_residual_kernel"}
         ahead = AHEAD if variant == "cce" and not bias else set()  # what counts, or has a bias, computes every tile
+        if variant == "cce-no-sort,tail=rank1":
+            ahead = {*AHEAD, *TAIL, "lost_rows_kernel"}
         assert set(kernels) == backward | indexed | sorting | bias | ahead, (variant, case)
 
 

@@ -12,8 +12,9 @@ from ccelab.properties.cases import DEVICE, DTYPES, draw, peaked, run
 
 REPEATS = 10 if DEVICE == "cuda" else 2  # a race shows on a GPU if anywhere
 
-
-VARIANTS = [*PRESETS, "cce,accumulate=hilo,target=indexed"] if DEVICE == "cuda" else ["cce", "cce-kahan", "cce-exact"]
+TAIL = "cce-no-sort,eps=2^-6,tail=rank1"
+OTHERS = [*PRESETS, "cce,accumulate=hilo,target=indexed"] if DEVICE == "cuda" else ["cce", "cce-kahan", "cce-exact"]
+VARIANTS = [*OTHERS, TAIL]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -41,6 +41,10 @@ VARIANTS = (
     "cce,accumulate=fp32",
     "cce-no-filter,target=indexed",
     "cce,eps=2^-6",
+    "cce-no-sort,eps=2^-6,tail=rank1",
+    "cce-no-sort,eps=2^-6,tail=rank1,accumulate=fp32,increment=tile",
+    "cce-kahan-full-c,order=none,eps=2^-6,tail=rank1",
+    "cce-kahan-full-e,order=none,eps=2^-6,tail=rank1,accumulate=hilo",
 )
 INTERPRETED = not torch.cuda.is_available()
 
@@ -171,8 +175,9 @@ def test_without_its_worst_stage_the_error_is_smaller() -> None:
 
 
 @pytest.mark.skipif(not INTERPRETED, reason="the machine is the interpreter's")
-def test_a_tail_rounds() -> None:
-    problem, flags = draw(dtype=torch.float32, bias=torch.float32).problem(), Variant.of("cce-segment,eps=2^-5")
+@pytest.mark.parametrize(("variant", "v"), [("cce-segment,eps=2^-5", 75), ("cce-no-sort,tail=rank1,eps=2^-2", 300)])
+def test_a_tail_rounds(variant: str, v: int) -> None:
+    problem, flags = draw(v=v, dtype=torch.float32, bias=torch.float32).problem(), Variant.of(variant)
     truth = double(problem)
     rounded, exact_tail = (errors(modes, problem, flags, truth) for modes in (all_on(), all_but("add_tail")))
     for name in ("d_embeddings", "d_classifier"):

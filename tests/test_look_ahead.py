@@ -42,6 +42,16 @@ def test_who_takes_in_every_tile_computes_it(variant: str, wanted: tuple[bool, b
     assert (recorded is not None) is (ahead or (variant == "cce-segment" and any(wanted)))
 
 
+@pytest.mark.parametrize("wanted", [EVERY, (True, True, True), (True, False, False), (False, False, True)])
+@pytest.mark.parametrize("variant", ["cce-no-sort", "cce-kahan-full-c,order=none", "cce-kahan-full-e,order=none"])
+def test_a_tail_has_to_know_what_is_dropped(variant: str, wanted: tuple[bool, bool, bool]) -> None:
+    """Whatever the schedule says, and whoever takes in every tile."""
+    call = call_of(draw(variant=f"{variant},tail=rank1"))
+    assert call.schedule.look_ahead is None
+    drops = (call.variant.filter_e and wanted[0]) or (call.variant.filter_c and wanted[1])
+    assert launch.looks_ahead(call, wanted) is drops
+
+
 def test_small_vocabularies_and_fp32_are_left_alone() -> None:
     """Their tiles are live, most of them."""
     assert default_schedule(torch.float32, 64, 64).look_ahead is None
@@ -80,6 +90,21 @@ def test_the_tiles_that_are_found_are_those_that_are_kept(
     assert marks is not None
     assert counted.tiles_skipped_e
     assert int((marks != 0).sum()) == counted.tiles_kept_e == counted.tiles_kept_c
+
+
+@pytest.mark.parametrize("variant", ["cce,eps=2^-5", "cce-no-sort,eps=2^-5,tail=rank1"])
+def test_they_are_found_some_at_a_time(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = found(monkeypatch)
+    monkeypatch.setattr(look_ahead, "DENSE", 1)
+    case = peaked(53, 130, 40, variant=variant, schedule=replace(SMALL, look_ahead=0))
+    for size in (look_ahead.BITS, 200):  # bytes; a chunk has 32
+        monkeypatch.setattr(look_ahead, "BITS", size)
+        run(case, counts=False)
+    one, other = seen
+    assert one is not None
+    assert other is not None
+    assert 0 < int((one != 0).sum()) < one.numel()
+    assert torch.equal(one, other)
 
 
 def test_where_most_is_live_all_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:

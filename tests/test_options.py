@@ -33,8 +33,9 @@ OTHERS = (
     "cce-exact,accumulate=kahan",
     "cce-no-sort,accumulate=fp32,target=indexed",
 )
+TAILS = ("cce-no-sort,tail=rank1", "cce-kahan-full-e,order=none,accumulate=fp32,tail=rank1")
 AXES: dict[str, tuple[Any, ...]] = {
-    "variant": (*PRESETS, *OTHERS),
+    "variant": (*PRESETS, *OTHERS, *TAILS),
     "dtype": DTYPES,
     "bias": (None, "same", torch.float32),
     "softcap": (None, 30.0, 0.75),
@@ -121,7 +122,7 @@ def test_options_in_pairs(row: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("variant", [*PRESETS, *OTHERS[:2]])
+@pytest.mark.parametrize("variant", [*PRESETS, *OTHERS[:2], *TAILS])
 def test_presets_filter_and_stay_within_budget(variant: str, dtype: torch.dtype) -> None:
     """Peaked rows: every filter has both something to keep and something to skip, and does as the budget foresees."""
     case = peaked(dtype=dtype, variant=variant)

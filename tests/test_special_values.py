@@ -13,7 +13,8 @@ from ccelab.kernels import PRESETS
 from ccelab.properties.cases import DEVICE, DTYPES, SMALL, Case, Outcome, assert_within_budget, draw, run
 from ccelab.reference import Solution, double
 
-UNSORTED = [name for name, preset in PRESETS.items() if preset.order == "none"]
+TAIL = "cce-no-sort,eps=2^-4,tail=rank1"
+UNSORTED = [*(name for name, preset in PRESETS.items() if preset.order == "none"), TAIL]
 BAD = (torch.nan, torch.inf, -torch.inf)
 
 
@@ -66,7 +67,7 @@ def test_a_bad_class_spoils_every_row_with_a_target(bad: float, variant: str) ->
     assert not outcome["d_embeddings"][~ignored][:, 3].isfinite().any()
 
 
-@pytest.mark.parametrize("variant", PRESETS)
+@pytest.mark.parametrize("variant", [*PRESETS, TAIL])
 def test_an_ignored_row_is_invisible(variant: str) -> None:
     """Whatever it holds, and whatever comes for it from upstream: also to the vocabulary order."""
     case = case_for(variant)
@@ -156,7 +157,7 @@ def test_infinite_logits_give_infinite_losses(variant: str, value: float) -> Non
     assert bool(outcome["d_embeddings"][valid].isnan().all())
 
 
-@pytest.mark.parametrize("variant", PRESETS)
+@pytest.mark.parametrize("variant", [*PRESETS, TAIL])
 @pytest.mark.parametrize("leading", [(0,), (2, 0), (0, 3)], ids=str)
 def test_no_tokens_at_all(leading: tuple[int, ...], variant: str) -> None:
     for reduction in ("none", "mean", "sum"):

@@ -17,6 +17,7 @@ from ccelab.precision.stages import STAGES, applying
 from ccelab.properties.cases import Case, draw, peaked
 from ccelab.reference import Problem
 
+TAILS = ("cce-no-sort,tail=rank1", "cce-kahan-full-e,order=none,eps=2^-6,tail=rank1")
 OPTIONS: dict[str, Any] = {"bias": torch.bfloat16, "lse": True, "softcap": 5.0}
 
 
@@ -47,7 +48,7 @@ def vars_of(solution: object) -> dict[str, Tensor | None]:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
-@pytest.mark.parametrize("variant", [*PRESETS, "cce-no-filter,accumulate=hilo", "cce-exact,target=indexed"])
+@pytest.mark.parametrize("variant", [*PRESETS, "cce-no-filter,accumulate=hilo", "cce-exact,target=indexed", *TAILS])
 def test_the_stages_sum_to_the_bound(variant: str, dtype: torch.dtype) -> None:
     """Which is computed without them: equal up to float64's own rounding."""
     for case in (draw(dtype=dtype, variant=variant, **OPTIONS), peaked(dtype=dtype, variant=variant, reduction="none")):
@@ -61,7 +62,7 @@ def test_the_stages_sum_to_the_bound(variant: str, dtype: torch.dtype) -> None:
                 assert float(stages[name][stage].norm()) == pytest.approx(norm, rel=1e-12), stage
 
 
-@pytest.mark.parametrize("variant", ["cce-kahan", "cce-exact", "cce,target=indexed", "cce-segment"])
+@pytest.mark.parametrize("variant", ["cce-kahan", "cce-exact", "cce,target=indexed", "cce-segment", *TAILS])
 def test_stages_stand_where_their_option_does(variant: str) -> None:
     case = peaked(variant=variant, **OPTIONS)
     _, stages, _ = by_output(case)

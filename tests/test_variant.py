@@ -48,14 +48,15 @@ def test_every_is_every_legal_combination_once() -> None:
     fields = ("filter_e", "filter_c", "order", "accumulate", "increment", "target", "granularity", "tail")
     found = [tuple(getattr(v, name) for name in fields) for v in every()]
     tiles = {(*choice, "tile", "drop") for choice in product(*axes)}
+    tails = {(*x[:-1], "rank1") for x in tiles if (x[0] or x[1]) and x[2] == "none"}
     segments = set(
         product((True,), (True,), ("none",), ("fp32",), ("group",), axes[-1], ("segment",), ("drop", "rank1"))
     )
-    assert set(found) == tiles | segments
+    assert set(found) == tiles | tails | segments
     stored = [v for v in every() if v.exponentials == "stored"]
     kept = product((False,), (False,), ("none",), *axes[3:])
     assert [tuple(getattr(v, name) for name in fields[:6]) for v in stored] == list(kept)
-    assert len(found) == len(set(every())) == len(tiles) + len(segments) + len(stored)
+    assert len(found) == len(set(every())) == len(tiles) + len(tails) + len(segments) + len(stored)
     assert all(v.eps is None and v.eps_e is None for v in every())
     assert {replace(v, eps=None) for v in PRESETS.values()} <= set(every())
 
@@ -154,6 +155,16 @@ def test_eps_e_is_for_segments_that_keep_something() -> None:
     assert Variant.parse("cce-segment,eps_e=2^-15").threshold_e(1.0) == 2.0**-15
     assert Variant.parse("cce-segment").threshold_e(1.0) == 2.0**-16
     assert Variant.parse("cce,eps=2^-14").threshold_e(1.0) == 2.0**-14
+
+
+def test_a_tail_is_for_filters_that_keep_something_in_the_natural_order() -> None:
+    with pytest.raises(ValueError, match=r"tail=rank1 with granularity=tile needs order=none: what rows lose"):
+        Variant.parse("cce,tail=rank1")
+    with pytest.raises(ValueError, match=r"tail=rank1 has nothing to give back .* switch one on"):
+        Variant.parse("cce-exact,tail=rank1")
+    with pytest.raises(ValueError, match=r"tail=rank1 needs eps .* below 1"):
+        Variant.parse("cce-no-sort,tail=rank1,eps=1")
+    assert Variant.parse("cce-kahan-full-e,order=none,tail=rank1").tail == "rank1"
 
 
 def test_eps_without_a_filter_says_what_to_do() -> None:

@@ -90,7 +90,7 @@ class Emulation:
         gradients = (
             SegmentGradients(setup, backward, runs, self.taken)
             if setup.variant.granularity == "segment"
-            else Gradients(setup, backward, runs)
+            else Gradients(setup, backward, runs, self.taken)
         )
         for ids in self._chunks(len(backward.rows.valid)):
             part = Residuals(backward, ids)

@@ -8,11 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ccelab.kernels import Statistics
+
+from ..tile_decisions import tile_decisions
 from .modes import Modes
 from .residuals import Backward, Residuals
 from .setup import HEADROOM, Columns, Rows, Setup
 from .staged import resolved
 from .sums import Sum, cast_increment, rescaled
+from .tail import Tail, before_tail
 
 INCREMENTS = ("tile_product", "cast_increment", "add_increment")
 
@@ -23,9 +27,14 @@ class Gradients:
     Where nothing rounds between the residual and the sum, a gradient is one float64 product per chunk.
     """
 
-    def __init__(self, setup: Setup, backward: Backward, runs: Sequence[Modes]) -> None:
+    def __init__(self, setup: Setup, backward: Backward, runs: Sequence[Modes], taken: Statistics | None) -> None:
+        """What rows lose to a tail's filter, and how it is spread, is what a call says."""
         self.setup, self.backward, self.runs = setup, backward, runs
         self.tiles, self.variant = backward.tiles, setup.variant
+        self.tail: Tail | None = None
+        if self.variant.tail == "rank1" and self.variant.granularity == "tile":
+            decided = tile_decisions(setup.problem, setup.variant, setup.schedule, taken)
+            self.tail = Tail(setup, backward, decided.share, decided.lost, decided.lost)
         self.embeddings: dict[Any, Sum] = {}
         blocks = len(backward.rows.valid) // self.tiles.block_n
         self.shape = (blocks, self.tiles.block_n, setup.d)
@@ -56,7 +65,8 @@ class Gradients:
         for modes in self.runs:
             key = modes.key("cast_output")
             if key not in outputs:
-                outputs[key] = self._output(totals[_key(modes)], modes, None).flatten(0, 1)[part.columns.inside]
+                total, first = totals[_key(modes)], int(part.columns.ids[0])
+                outputs[key] = self._output(total, modes, first).flatten(0, 1)[part.columns.inside]
         return [outputs[modes.key("cast_output")] for modes in self.runs]
 
     def _whole(self, part: Residuals, modes: Modes, total_e: Sum, total_c: Sum) -> None:
@@ -156,22 +166,37 @@ class Gradients:
     def _live(self, part: Residuals, modes: Modes, filtered: bool) -> Tensor | None:
         """What is dropped is dropped as the sum is fed, but belongs to is_live: a stage after it that is to be exact
         drops nothing."""
-        later = ("cast_residual", "tile_product", "cast_increment")
-        if not filtered or any(modes[stage] == "exact" for stage in later):
-            return None
-        return part.live(modes)
+        return None if not filtered or _undone(modes) else part.live(modes)
 
-    def _output(self, total: Sum, modes: Modes, scale: Tensor | None) -> Tensor:
-        """A complete sum as it is returned, times `scale` / HEADROOM."""
+    def _output(self, total: Sum, modes: Modes, first: int | None) -> Tensor:
+        """A complete sum as it is returned, of dC from word `first` on, or else of dE."""
+        scale = None
+        if first is None:
+            scale = self.backward.upstream(_resolved(modes)).scale.unflatten(0, self.shape[:2])
         modes = resolved(modes, "cast_output")
-        s, c = total.sum, total.companion
+        s, c, rounds = total.sum, total.companion, total.on
+        if self._gives_back(resolved(modes, "add_tail"), first):
+            s, c, rounds = self._with_tail(s, c, resolved(modes, "add_tail"), first), None, False
         if scale is not None:
             s = rescaled(s, scale)
-            s = s.to(self.setup.sum_dtype).float() if total.on else s
+            s = s.to(self.setup.sum_dtype).float() if rounds else s
             c = None if c is None else c.double() / HEADROOM * scale
         if modes["cast_output"] == "on":
             return s.float().to(self.setup.dtype)
         return s.double() if c is None else s.double() + c
+
+    def _gives_back(self, modes: Modes, first: int | None) -> bool:
+        """Whether these modes drop anything of dC, or of dE where there is no `first` word."""
+        filtered, before = self.variant.filter_e if first is None else self.variant.filter_c, before_tail(modes)
+        return self.tail is not None and filtered and not _undone(before) and before["is_live"] == "on"
+
+    def _with_tail(self, s: Tensor, c: Tensor | None, modes: Modes, first: int | None) -> Tensor:
+        """A sum of dC from word `first` on, or else of dE, and its companion, with what is given back."""
+        assert self.tail is not None
+        v = s if modes["add_tail"] == "on" else s.double()
+        v = (v if c is None else v + c).flatten(0, 1)
+        v = self.tail.of_embeddings(v, modes) if first is None else self.tail.of_classifier(v, first, modes)
+        return v.reshape(s.shape)
 
     def d_embeddings(self) -> list[Tensor]:
         """(N, D), one per run."""
@@ -179,10 +204,8 @@ class Gradients:
         for modes in self.runs:
             key = modes.key("cast_output")
             if key not in outputs:
-                scale = self.backward.upstream(resolved(resolved(modes, "cast_output"), "add_increment")).scale
-                total = self.embeddings[_key(resolved(modes, "cast_output"))]
-                outputs[key] = self._output(total, modes, scale.unflatten(0, self.shape[:2])).flatten(0, 1)
-                outputs[key] = outputs[key][: self.setup.n]
+                total = self.embeddings[_key(modes)]
+                outputs[key] = self._output(total, modes, None).flatten(0, 1)[: self.setup.n]
         return [outputs[modes.key("cast_output")] for modes in self.runs]
 
     def d_bias(self, part: Residuals) -> list[Tensor]:
@@ -212,7 +235,12 @@ class Gradients:
 
 
 def _resolved(modes: Modes) -> Modes:
-    return resolved(resolved(modes, "cast_output"), "add_increment")
+    return resolved(resolved(resolved(modes, "cast_output"), "add_tail"), "add_increment")
+
+
+def _undone(modes: Modes) -> bool:
+    """Whether a stage that comes after a filter is to be exact."""
+    return any(modes[stage] == "exact" for stage in ("cast_residual", "tile_product", "cast_increment"))
 
 
 def _key(modes: Modes) -> tuple[Any, ...]:

@@ -109,6 +109,8 @@ class Residuals(Memo):
             return None
         g, size = self.gradient(modes).to(a.dtype), self.backward.upstream(modes).size.to(a.dtype)
         negligible = ((g.abs() <= self.setup.eps * size) & (size < torch.inf)) | (g == 0)
+        if self.setup.variant.tail == "rank1":
+            negligible &= (self.columns.ids != self.rows.target) | (size == 0)
         return ~self._by_tile(negligible).all(3).all(1)
 
     def _by_tile(self, x: Tensor) -> Tensor:

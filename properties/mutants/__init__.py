@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import accumulation, backward, filtering, forward, launching, residual, rounding, segments, stored
+from . import accumulation, backward, filtering, forward, launching, residual, rounding, segments, stored, tails
 
 MUTANTS = (
     *forward.MUTANTS,
@@ -14,4 +14,5 @@ MUTANTS = (
     *launching.MUTANTS,
     *segments.MUTANTS,
     *stored.MUTANTS,
+    *tails.MUTANTS,
 )

@@ -15,8 +15,8 @@ MUTANTS = (
         "looking_ahead_changes_no_bit",
         "cce,eps=2^-6",
         "look_ahead:LookAhead",
-        "chunks = found.words(), int(lists.firsts[-1])",
-        "chunks = found.words(), int(lists.firsts[-1]) - 1",
+        "found.mark(lists, table, first, chunks,",
+        "found.mark(lists, table, first, chunks - 1,",
     ),
     Mutant(
         "looking ahead marks words where they are and not where they are sorted to",

@@ -150,7 +150,7 @@ MUTANTS = (
         "dC's tail forgets upstream gradients",
         WITHIN,
         VARIANT,
-        "segments:_Segments",
+        "rank1:Rank1",
         "lost * (dloss + dlse)",
         "lost",
     ),
@@ -172,5 +172,5 @@ MUTANTS = (
         "(live == 0)",
         "(live != 0)",
     ),
-    Mutant("a tail's share is not one", SPREAD, VARIANT, "segments:_Segments", "share / total", "share"),
+    Mutant("a tail's share is not one", SPREAD, VARIANT, "rank1:Rank1", "share / total", "share"),
 )
