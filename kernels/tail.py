@@ -64,6 +64,7 @@ def lost_rows_kernel(
         tile = (segment // per_tile).to(tl.int64)
         live = tl.load(Live + tile[:, None] * N + i[None, :], mask=mask, other=1)
         lost += tl.sum(tl.where(live == 0, share_of(log_mass, rows), 0.0).to(tl.float64), 0)
+    lost = tl.minimum(lost, 1.0)  # which the record's rounding may exceed where a row without upstream loses all
     tl.store(Lost + i, lost.to(tl.float32), mask=i < N)
 
 

@@ -140,6 +140,18 @@ def test_a_row_without_a_softmax_poisons_its_tiles_alone() -> None:
     assert bool(d_e[21:].isfinite().all())
 
 
+def test_a_row_without_upstream_loses_a_probability() -> None:
+    """All of it, and no more; nothing is given back for it."""
+    case = peaked(40, 130, 40, reduction="none", ignored=0)
+    assert case.grad_loss is not None
+    outcome = run(with_tail(replace(case, grad_loss=torch.zeros_like(case.grad_loss)), "cce-no-sort"))
+    mass = outcome.stats.filtered_mass_e
+    assert mass is not None
+    assert float(mass.max()) <= 1
+    assert float(mass.min()) > 0.98
+    assert not any(bool(outcome[name].any()) for name in ("d_embeddings", "d_classifier"))
+
+
 def test_tiles_hold_whole_segments() -> None:
     case = with_tail(draw(), "cce-no-sort")
     narrow = replace(SMALL, forward=replace(SMALL.forward, block_v=64))
