@@ -153,11 +153,16 @@ class _Segments:
         lost = torch.empty(self.n, device=self.device)
         e, e_descriptor = operand(call.embeddings, (tiles.block_n, tiles.block_d), call.schedule)
         c = matrix(call.classifier)
-        residuals = self._room(triton.cdiv(self.v, tiles.block_v), tiles)
-        g, g_descriptor = operand(residuals, (tiles.block_n, self.product_e.step(tiles.block_v)), call.schedule)
+        step = tiles.block_n, self.product_e.step(tiles.block_v)
+        residuals = self._room(1, tiles)
+        g, g_descriptor = operand(residuals, step, call.schedule)
         lists = marked.lists()
         kept = torch.empty((lists.firsts[-1], tiles.block_n), device=self.device)
         groups = self._groups(lists, tiles)
+        if (most := max(chunks for *_, chunks in groups)) > self._chunks(tiles):  # of a row block that keeps much
+            del residuals, g
+            residuals = self._room(most, tiles)
+            g, g_descriptor = operand(residuals, step, call.schedule)
         for block, count, first, chunks in groups:
             if chunks:
                 longest = int(np.diff(lists.firsts[block : block + count + 1]).max())
@@ -217,7 +222,7 @@ class _Segments:
         return max(1, GROUP_BYTES // (tiles.block_n * tiles.block_v * self.dtype.itemsize))
 
     def _room(self, most: int, tiles: Tiles) -> Tensor:
-        """For the residuals of any group, whose one owner has `most` chunks if it has more than others: made before
+        """For the residuals of a group, whose one owner has `most` chunks if it has more than others: made before
         anything is counted, like all that needs no lists, since the device waits for what the host does after that."""
         chunks = max(most, self._chunks(tiles))
         return torch.empty((chunks * tiles.block_n, tiles.block_v), dtype=self.dtype, device=self.device)
