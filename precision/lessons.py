@@ -10,12 +10,14 @@ from pathlib import Path
 
 from .adder_check import AdderCheck
 from .bench import Bench, Row
+from .frontier import frontier
 from .report import Report, Result
 from .sweep import PointResult, Sweep
 
 HERE = Path(__file__).parent
 PAPER, REAL = (HERE / "baselines" / f"{name}-bfloat16.json" for name in ("gemma-alpaca", "smollm2"))
 BENCHED = HERE / "benches" / "table1-h200.json"
+FRONTIER = HERE / "benches" / "frontier-h200.json"
 TILE = "increment=tile"
 
 
@@ -41,9 +43,10 @@ def lessons() -> str:
         *_heading("Where the error comes from", _stages(real, tiles[1])),
         *_heading("What the filter costs", [*_filter(paper, real), *_threshold(eps), *_dead(paper)]),
         *_heading("What segments and a tail save", _segments(bench, real)),
+        *_heading("The frontier of filters", frontier(Bench.read(FRONTIER), bench)),
         *_heading("What the sums cost", [*_sums(paper, real, *tiles), *_increments(bench), *_extremes(extremes)]),
         *_heading("What the loss owes to the tensor core", [*_loss(paper, real), *_adder(adder)]),
-        *_heading("Which variant to take", _advice(paper, real)),
+        *_heading("Which variant to take", _advice(paper, real, bench)),
         *_heading("What the paper claims", _claims(paper, real, *tiles)),
     ]
     return "\n\n".join(blocks)
@@ -52,7 +55,7 @@ def lessons() -> str:
 def _heading(title: str, items: Iterator[str] | list[str]) -> Iterator[str]:
     yield f"### {title}"
     for item in items:
-        yield _filled(item)
+        yield item if item.startswith("|") else _filled(item)
 
 
 def _filled(text: str) -> str:
@@ -287,11 +290,14 @@ def _adder(adder: AdderCheck) -> Iterator[str]:
     )
 
 
-def _advice(paper: Report, real: Report) -> Iterator[str]:
+def _advice(paper: Report, real: Report, bench: Bench) -> Iterator[str]:
+    rows = {row.name: row for row in bench.places[0].rows}
     yield (
         "For pretraining, where rare words must learn: do not filter dC, and do not add up in bf16. "
         f"`cce-kahan-full-c` is at {_both(paper, real, 'cce-kahan-full-c', E)} in dE and "
-        f"{_both(paper, real, 'cce-kahan-full-c', C)} in dC; `cce-exact` is at the floor in both. Where a filter may "
+        f"{_both(paper, real, 'cce-kahan-full-c', C)} in dC; `cce-exact` is at the floor in both, and so is "
+        f"`cce-stored`, in {_cost(rows['cce-stored']):.2f} products for {_cost(rows['cce-exact']):.2f}, where there is "
+        "memory for what it stores. Where a filter may "
         f"look at entries instead of tiles, `cce-segment` is at {_both(paper, real, 'cce-segment', E)} and "
         f"{_both(paper, real, 'cce-segment', C)}, and gives back what it drops; on a large vocabulary it is by far the "
         "fastest."

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ccelab.precision import markdown
 from ccelab.precision.bench import Bench
-from ccelab.precision.lessons import BENCHED, HERE, PAPER, REAL, TILE, TILES, C, E, lessons
+from ccelab.precision.frontier import FAMILIES, POWERS, frontier, is_peer, points
+from ccelab.precision.lessons import BENCHED, FRONTIER, HERE, PAPER, REAL, TILE, TILES, C, E, lessons
 from ccelab.precision.plot_stages import draw
 from ccelab.precision.report import Report
 from ccelab.precision.sweep import Sweep
@@ -89,3 +90,18 @@ def test_every_committed_file_is_accounted_for() -> None:
     for folder in ("baselines", "laws", "studies"):
         for path in (HERE / folder).glob("*.json"):
             assert f"`{folder}/{path.name}`" in page, path.name
+
+
+def test_the_frontier_is_what_is_said() -> None:
+    bench, peers = Bench.read(FRONTIER), Bench.read(BENCHED)
+    rows = points(bench)
+    assert bench.complete
+    assert len(rows) == len(FAMILIES) * len(POWERS) == 30
+    table, text = frontier(bench, peers)
+    assert table.count("\n") == len(POWERS) + 1
+    assert "segments, a tail at 2^-8, 2^-10, 2^-12, 2^-14, 2^-16, 2^-18" in text
+    for e in POWERS:  # what a tail is worth, and that tiles in their natural order keep most
+        assert rows["segments, a tail", e].errors[E] < rows["segments", e].errors[E]
+        assert rows["tiles, a tail", e].kept[E] > rows["tiles, by mean logit", e].kept[E]
+    others = [row.name for row in peers.places[0].rows if is_peer(row)]
+    assert others == ["liger", "torch-eight-chunks", "torch-compile", "torch"]
