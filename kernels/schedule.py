@@ -206,7 +206,7 @@ def default_schedule(dtype: torch.dtype, n: int, d: int) -> Schedule:
 
     Triton's interpreter takes the columns 1024 at a time instead of 64, since its time goes by operations (N=64,
     V=49152, D=576: 30 s for 49 s with Kahan sums): the filter sees the same tiles, the sums over D are joined in
-    another order.
+    another order. Products there are of whole tiles.
     """
     if dtype == torch.float32:
         forward = backward = Tiles(block_n=64, block_v=64, block_d=32, warps=4, stages=2)
@@ -219,7 +219,7 @@ def default_schedule(dtype: torch.dtype, n: int, d: int) -> Schedule:
     if IS_INTERPRETED:
         block_d = min(1024, max(16, triton.next_power_of_2(d)))
         forward, backward = replace(forward, block_d=block_d), replace(backward, block_d=block_d)
-        product = replace(product, columns=block_d)
+        product = replace(product, rows=2 * product.rows, columns=block_d)
     # As many as are held at once, of residuals and of words that are gathered, which two groups are; more would let the
     # tensor core's truncation grow, up to 10 u for every 16 terms.
     terms = 1 if dtype == torch.float32 else max(1, min(8192, GROUP_BYTES // (2 * max(n, 2 * d, 1))))
