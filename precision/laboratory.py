@@ -116,20 +116,16 @@ class _Bench:
             yield place, self.result(variant, progress)
 
     def shared(self, variants: Sequence[Variant], progress: Progress, workers: int) -> Iterator[tuple[int, Result]]:
-        """Variants as they finish, those of many stages first; of a last round that is not full, each has more threads.
-        Workers leave Ctrl-C to this process, which ends them on any exception."""
-        cores, last = os.cpu_count() or 1, len(variants) % workers
+        """Variants as they finish, those of many stages first. Workers leave Ctrl-C to this process, which ends them on
+        any exception."""
+        threads = max(1, (os.cpu_count() or 1) // workers)
         stages = [len(applying(variant, self.setup.problem)) for variant in variants]
         places = sorted(range(len(variants)), key=lambda place: -stages[place])
-        threads = [max(1, cores // workers)] * (len(places) - last) + [max(1, cores // max(last, 1))] * last
         context = multiprocessing.get_context("spawn")
-        setup = (self.setup, threads[0])
+        setup = (self.setup, threads)
         pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=setup)
         try:
-            waiting = {
-                pool.submit(_measure, variants[place], count): place
-                for place, count in zip(places, threads, strict=True)
-            }
+            waiting = {pool.submit(_measure, variants[place]): place for place in places}
             progress(_pending(variants, waiting.values()))
             for done in as_completed(list(waiting)):
                 yield waiting.pop(done), done.result()
@@ -224,6 +220,5 @@ def _start_worker(setup: _Setup, threads: int) -> None:
     _worker = _Bench(setup, double(setup.problem))
 
 
-def _measure(variant: Variant, threads: int) -> Result:
-    torch.set_num_threads(threads)
+def _measure(variant: Variant) -> Result:
     return _worker.result(variant, lambda step: None)
