@@ -21,17 +21,16 @@ from torch import Tensor
 from ccelab.kernels import Schedule, Statistics, Variant
 from ccelab.reference import Problem, Solution
 from ccelab.reference.double import Stream
-from ccelab.reference.formula import Rows
 
 from . import forward_budget
 from .arithmetic import ANY, Arithmetic
-from .forward_budget import ForwardError, forward_error
+from .forward_budget import forward_error
 from .gradient_budget import GradientBudget
 from .measure import worst_ratio
 from .order import order_of
 from .random_error import RandomError, likely
 from .segment_budget import SegmentBudget
-from .stages import STAGES
+from .stages import STAGES, stores
 from .tail_budget import TailBudget
 from .terms import Terms
 
@@ -97,7 +96,7 @@ def budget(
     product of matrices per stage and gradient.
     """
     order = order_of(problem, variant, taken)
-    stream = Stream(problem, _chunk(problem, schedule, by_stage))
+    stream = Stream(problem, _chunk(problem, variant, schedule, by_stage))
     rows = stream.rows()
     forward = stream.forward(rows)
     error = forward_error(stream, rows, variant, schedule, arithmetic, by_stage)
@@ -108,7 +107,7 @@ def budget(
     of_columns = {"d_classifier": stream.embeddings.new_zeros((v, d))}
     if problem.bias is not None:
         of_columns["d_bias"] = stream.embeddings.new_zeros(v)
-    gradients = _gradient_budget(stream, rows, variant, schedule, error, arithmetic, by_stage, taken)
+    gradients = _kind(variant)(stream, rows, variant, schedule, error, arithmetic, by_stage, taken)
     probable = _Probable(len(bounds) + len(of_columns) + 1)
     if arithmetic.rounds_to_nearest:
         for name, (_, random) in found.items():
@@ -135,27 +134,17 @@ def budget(
     )
 
 
-def _gradient_budget(
-    stream: Stream,
-    rows: Rows,
-    variant: Variant,
-    schedule: Schedule,
-    error: ForwardError,
-    arithmetic: Arithmetic,
-    by_stage: bool,
-    taken: Statistics | None,
-) -> GradientBudget:
-    of_variant = stream, rows, variant, schedule, error, arithmetic, by_stage
+def _kind(variant: Variant) -> type[GradientBudget]:
     if variant.granularity == "segment":
-        return SegmentBudget(*of_variant, taken)
-    return TailBudget(*of_variant, taken) if variant.tail == "rank1" else GradientBudget(*of_variant)
+        return SegmentBudget
+    return TailBudget if variant.tail == "rank1" else GradientBudget
 
 
-def _chunk(problem: Problem, schedule: Schedule, by_stage: bool) -> int:
-    """Columns per chunk: whole tiles of both passes, and float64 temporaries of half a gigabyte, or of many by stage
-    an eighth of one."""
-    block, terms = schedule.backward.block_v, schedule.terms_per_increment
-    step = math.lcm(schedule.forward.block_v, max(1, terms // block) * block)
+def _chunk(problem: Problem, variant: Variant, schedule: Schedule, by_stage: bool) -> int:
+    """Columns per chunk: whole tiles of the forward pass and increments of dE, and float64 temporaries of half a
+    gigabyte, or of many by stage an eighth of one."""
+    block = schedule.backward.block_v
+    step = math.lcm(schedule.forward.block_v, schedule.merged(block, variant, stores=stores(variant, problem)) * block)
     return max(1, 2 ** (24 if by_stage else 26) // max(problem.shape[0], 1) // step) * step
 
 

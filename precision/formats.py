@@ -42,10 +42,6 @@ class Format:
         return dtype
 
     @property
-    def bits(self) -> int:
-        return 8 * self.dtype.itemsize
-
-    @property
     def is_fp32(self) -> bool:
         return self.u == U
 

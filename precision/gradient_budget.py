@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ccelab.kernels import Schedule, Variant, accumulate
+from ccelab.kernels import Schedule, Statistics, Variant, accumulate
 from ccelab.reference import formula
 from ccelab.reference.double import ResidualChunk, Stream
 from ccelab.reference.formula import FLOAT64, Rows
@@ -54,6 +54,7 @@ class GradientBudget:
         error: ForwardError,
         arithmetic: Arithmetic,
         by_stage: bool,
+        taken: Statistics | None = None,
     ) -> None:
         self.stream, self.rows, self.variant = stream, rows, variant
         self.arithmetic, self.by_stage = arithmetic, by_stage
@@ -63,7 +64,7 @@ class GradientBudget:
         self.tiles, self.error, self.log_s = schedule.backward, error, torch.log1p(rows.rest)
         spacing = torch.finfo(problem.embeddings.dtype).eps
         self.eps, self.eps_e = variant.threshold(spacing), variant.threshold_e(spacing)
-        self.stores = variant.stores(self.fmt.bits, problem.softcap)
+        self.stores = stages.stores(variant, problem)
         of_logits = "dot_logits" if self.stores else "recompute_logits"
         self.known_by = of_logits if self.fmt.is_fp32 else "cast_residual"
         # (N, 1) the row's own upstream scale; what comes for an ignored row, an infinity or NaN even, is not read
@@ -83,6 +84,10 @@ class GradientBudget:
         # Residuals of 16 bits are known but for a few, and what remains is theirs.
         self.is_random = arithmetic.rounds_to_nearest and self.fmt.is_fp32
         self._random_kappa: RandomError | None = None
+        self._prepare(taken)
+
+    def _prepare(self, taken: Statistics | None) -> None:
+        """What one kind of filter needs beside this; `taken` is what a call decided."""
 
     def of_columns(self, order: Tensor | None) -> Iterator[tuple[str, Tensor, Bound]]:
         """(output, columns, its bound there) of dC and dbias, as they go through the vocabulary; dE's grows with it."""

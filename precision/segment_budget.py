@@ -7,14 +7,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ccelab.kernels import Schedule, Statistics, Variant
-from ccelab.reference.double import ResidualChunk, Stream
-from ccelab.reference.formula import Rows
+from ccelab.kernels import Statistics
+from ccelab.reference.double import ResidualChunk
 
-from .arithmetic import Arithmetic
 from .decisions import Decisions, any_row, by_tile, decisions
 from .formats import U
-from .forward_budget import ForwardError
 from .gradient_budget import HEADROOM, Bound, GradientBudget
 from .logit_error import logit_error
 from .random_error import RandomError
@@ -32,21 +29,11 @@ class SegmentBudget(GradientBudget):
     What was given back and dropped is certain.
     """
 
-    def __init__(
-        self,
-        stream: Stream,
-        rows: Rows,
-        variant: Variant,
-        schedule: Schedule,
-        error: ForwardError,
-        arithmetic: Arithmetic,
-        by_stage: bool,
-        taken: Statistics | None,
-    ) -> None:
-        super().__init__(stream, rows, variant, schedule, error, arithmetic, by_stage)
+    def _prepare(self, taken: Statistics | None) -> None:
+        stream, schedule = self.stream, self.schedule
         self.tiles, self.forward_tiles = schedule.row_segments, schedule.forward
-        self.record = RecordError(rows, schedule, stream.problem.shape, arithmetic)
-        self.decided: Decisions = decisions(stream.problem, variant, schedule, taken)
+        self.record = RecordError(self.rows, schedule, stream.problem.shape, self.arithmetic)
+        self.decided: Decisions = decisions(stream.problem, self.variant, schedule, taken)
         self.given_back = self.decided.given_back(stream)
         n, v, _ = stream.problem.shape
         if self.decided.is_own:

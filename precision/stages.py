@@ -140,15 +140,16 @@ def fold_tile(
     return arithmetic.tile_sum(terms, margin, segment).plus(rescaled.times(before * (1 + margin))).plus(added)
 
 
-def _stores(variant: Variant, problem: Problem) -> bool:
+def stores(variant: Variant, problem: Problem) -> bool:
+    """Whether a call of the problem keeps exponentials for its backward pass."""
     return variant.stores(8 * problem.embeddings.element_size(), problem.softcap)
 
 
 def _recomputes(variant: Variant, problem: Problem) -> bool:
-    return not _stores(variant, problem)
+    return not stores(variant, problem)
 
 
-@_stage(_stores)
+@_stage(stores)
 def store_exponentials() -> tuple[float, float]:
     """Residual: exp(z - shift) is stored as fp16.
 
@@ -241,7 +242,7 @@ def softmax(
     return rounding, torch.where(second.proxy > 0, torch.minimum(second.largest, last), 0.0)
 
 
-@_stage(_stores)
+@_stage(stores)
 def restore_softmax(exponent: Tensor, smaller: Tensor, arithmetic: Arithmetic) -> RandomError:
     """Residual: what is stored, times exp((shift - max) - log s).
 

@@ -5,12 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ccelab.kernels import Schedule, Statistics, Variant
-from ccelab.reference.double import ResidualChunk, Stream
-from ccelab.reference.formula import Rows
+from ccelab.kernels import Statistics
+from ccelab.reference.double import ResidualChunk
 
-from .arithmetic import Arithmetic
-from .forward_budget import ForwardError
 from .gradient_budget import GradientBudget
 from .residual_error import ResidualError
 from .tail import Tail
@@ -23,19 +20,9 @@ class TailBudget(GradientBudget):
     What was given back and dropped is certain.
     """
 
-    def __init__(
-        self,
-        stream: Stream,
-        rows: Rows,
-        variant: Variant,
-        schedule: Schedule,
-        error: ForwardError,
-        arithmetic: Arithmetic,
-        by_stage: bool,
-        taken: Statistics | None,
-    ) -> None:
-        super().__init__(stream, rows, variant, schedule, error, arithmetic, by_stage)
-        self.decided: TileDecisions = tile_decisions(stream.problem, variant, schedule, taken)
+    def _prepare(self, taken: Statistics | None) -> None:
+        stream, schedule = self.stream, self.schedule
+        self.decided: TileDecisions = tile_decisions(stream.problem, self.variant, schedule, taken)
         self.given_back = self.decided.given_back(stream)
         pulling = torch.where(self.given_back != 0, stream.embeddings, 0.0)  # 0 times an infinity is NaN
         m = self.given_back.T

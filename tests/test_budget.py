@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from ccelab.kernels import PRESETS, Schedule, Tiles, Variant
+from ccelab.kernels import PRESETS, Schedule, Tiles, Variant, default_schedule
 from ccelab.precision import single_stages as stages
 from ccelab.precision.accumulation import Accumulation
+from ccelab.precision.budget import _chunk
 from ccelab.precision.formats import Format
 from ccelab.precision.measure import worst_ratio
 from ccelab.properties.cases import (
@@ -24,6 +25,7 @@ from ccelab.properties.cases import (
     judge,
     peaked,
 )
+from ccelab.reference import Problem
 
 MEDIUM = Schedule(
     forward=Tiles(block_n=64, block_v=64, block_d=32), backward=Tiles(block_n=32, block_v=32, block_d=64), splits=2
@@ -134,3 +136,18 @@ def test_reductions_bound_their_sum() -> None:
     verdict = assert_within_budget(case)
     assert ratio(verdict, "reduced", verdict.outcome["reduced"] * (35 / 40)) > 1
     assert Variant.of(case.variant) == PRESETS["cce"]
+
+
+@pytest.mark.parametrize("n", [1, 8192, 2**14])
+@pytest.mark.parametrize("variant", PRESETS)
+def test_no_increment_is_cut_in_two(variant: str, n: int) -> None:
+    """A budget goes through the vocabulary in chunks: of a part of an increment, it would bound two smaller sums."""
+    problem = Problem(
+        embeddings=torch.zeros((n, 1), dtype=torch.bfloat16),
+        classifier=torch.zeros((3, 1), dtype=torch.bfloat16),
+        targets=torch.zeros(n, dtype=torch.int64),
+    )
+    schedule, flags = default_schedule(torch.bfloat16, n, 1), PRESETS[variant]
+    block = schedule.backward.block_v
+    words = schedule.merged(block, flags, stores=variant == "cce-stored") * block
+    assert all(_chunk(problem, flags, schedule, by_stage) % words == 0 for by_stage in (False, True))

@@ -8,6 +8,7 @@ from torch import Tensor
 from ccelab.kernels import Schedule, Tiles, Variant, accumulate
 from ccelab.reference import Problem
 
+from ..stages import stores
 from .machine import Machine
 
 HEADROOM: float = accumulate.HEADROOM.value
@@ -42,7 +43,7 @@ class Setup:
     @property
     def stores(self) -> bool:
         """Whether the backward pass takes exponentials that the forward pass stored."""
-        return self.variant.stores(8 * self.dtype.itemsize, self.problem.softcap)
+        return stores(self.variant, self.problem)
 
     @property
     def backward_tiles(self) -> Tiles:
