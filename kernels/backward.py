@@ -24,9 +24,7 @@ class Residuals(NamedTuple):
     for_c: torch.Tensor | None  # the same over the scale of the row block; None: `for_e` serves, the scales are one
     scale: torch.Tensor  # (row blocks,) fp32, what increments of dC are multiplied by
     bias: torch.Tensor | None  # (row blocks, width) fp32 sums over the rows of a block
-    live: (
-        torch.Tensor | None
-    )  # (row blocks, tiles of the group) int32, in a room flat; None without a filter, or where it is known
+    live: torch.Tensor | None  # (row blocks, tiles) int32, flat in a room; None without a filter, or where known
     mass: torch.Tensor | None  # (tiles of the group, N) fp32 softmax mass of dead tiles
     width: int  # of the widest group, whole tiles: Triton compiles for its alignment
 
@@ -167,8 +165,9 @@ def residual_kernel(
 
     Without a list a program that goes on to further tiles, as in the forward pass, saved nothing without a filter, and
     with one the tensor core waited for every product: 842 ms for 17 (H100, N=8192, V=256000, D=2304). With a list, a
-    flattened loop spills: 308 ms for 6. Stores by pointers spill, too, 176 bytes for 20 by a descriptor, which took
-    cce from 1.74 to 1.46 products and cce-exact nowhere (3.44; H200)."""
+    flattened loop spills: 308 ms for 6. Stores by pointers spill, too, 176 bytes for 20 by a descriptor, but that saves
+    no time for certain (H200): the backward pass of cce-exact took 3.44 products either way, that of cce 1.46, and by
+    pointers 1.74 in the same run, 1.46 in another."""
     row_blocks = tl.cdiv(N, TILES.block_n)
     if List.places is None:
         residual_tile(

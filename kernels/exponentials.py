@@ -25,6 +25,12 @@ class Exponentials(NamedTuple):
     shift: torch.Tensor  # (tiles, N) fp32
 
 
+@device_function
+def stored_width(V, BLOCK: tl.constexpr):
+    """Of a row of entries."""
+    return tl.cdiv(V, BLOCK) * BLOCK
+
+
 @stage
 def store_exponentials(x):
     """exp(z - shift) as it is kept."""
@@ -41,7 +47,7 @@ def keep_exponentials(Out, Blocks, x, shift, row0, tile, N, V, TILES: tl.constex
     if Blocks is not None:
         Blocks.store([row0, tile * TILES.block_v], entries)
     else:
-        width = tl.cdiv(V, TILES.block_v) * TILES.block_v
+        width = stored_width(V, TILES.block_v)
         there = Out.entries + tl.cast(row0, tl.int64) * width + tile * TILES.block_v
         offsets = place[:, None] * width + tl.arange(0, TILES.block_v)[None, :]
         tl.store(there + offsets, entries, mask=mask[:, None])

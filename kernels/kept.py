@@ -51,8 +51,8 @@ def kept_kernel(
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """One program per (ROWS owners, span). As a sort and a sum of torch's, with what goes with them, three lists took
-    1.6 ms of launches (H200)."""
+    """One program per (ROWS owners, span). As a sort and a sum of torch's, with what goes with them, three lists were
+    1.5 ms of small launches under a profiler (H200); the backward pass of cce takes 1.46 products either way."""
     owner = (tl.program_id(0) // spans) * ROWS + tl.arange(0, ROWS)
     span = tl.program_id(0) % spans
     mask = owner < owners

@@ -78,7 +78,7 @@ class _Segments:
         top = top.amax().reshape(1)
         counted = Counted(live, self.of_rows.block_n)
         # Till the count is there, and the host has made lists of it, the device does what needs none: all of the tail.
-        # With dE's half of it after dC the device stood still for 0.4 ms here (H200).
+        # With dE's half of it after dC the device stood still for 0.4 ms here, under a profiler (H200).
         share = pull_c = pull_e = None
         if call.variant.tail == "rank1":
             share = self.tail.share(live, self.of_rows)

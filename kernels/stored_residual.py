@@ -4,7 +4,7 @@
 import triton.language as tl
 
 from .backend import kernel, stage
-from .exponentials import UNIT
+from .exponentials import UNIT, stored_width
 from .residual import cast_residual, load_row_data, logit_gradient
 from .rounding import exp, upcast
 from .scales import relative_scale
@@ -46,7 +46,7 @@ def stored_residual_kernel(
     column = tl.arange(0, COLUMNS)
     first = tile * TILES.block_v  # whose alignment the compiler sees
     cols = first + place0 + column
-    width = tl.cdiv(V, TILE) * TILE
+    width = stored_width(V, TILE)
     of_forward = (first + place0) // TILE
     bias = tl.full((COLUMNS,), 0.0, tl.float32)
     for step in range(0, SPAN, ROWS):

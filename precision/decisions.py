@@ -27,9 +27,13 @@ class Decisions:
 
     def given_back(self, stream: Stream) -> tuple[Tensor, Tensor]:
         """(N, 1) float64 each: what dE's tail and dC's give back to rows, in residuals."""
-        upstream = torch.where(stream.valid, stream.d_loss + stream.d_lse, 0.0)
-        of_e, of_c = (torch.where(x > 0, x * upstream, 0.0) for x in (self.lost_e[:, None], self.lost_c[:, None]))
-        return of_e, of_c
+        return in_residuals(self.lost_e, stream), in_residuals(self.lost_c, stream)
+
+
+def in_residuals(lost: Tensor, stream: Stream) -> Tensor:
+    """(N, 1) what `lost` (N,), a probability, comes to in residuals."""
+    lost = lost[:, None]
+    return torch.where((lost > 0) & stream.valid, lost * (stream.d_loss + stream.d_lse), 0.0)
 
 
 def decisions(problem: Problem, variant: Variant, schedule: Schedule, taken: Statistics | None) -> Decisions:

@@ -62,15 +62,10 @@ def is_peer(row: Row) -> bool:
 
 
 def _cell(row: Row) -> str:
-    return f"{_products(row):.2f}: {1000 * row.errors[E]:.1f}, {1000 * row.errors[C]:.1f}"
+    return f"{row.products:.2f}: {1000 * row.errors[E]:.1f}, {1000 * row.errors[C]:.1f}"
 
 
 def _beats(one: Row, other: Row) -> bool:
     """As far as the table shows it."""
-    mine, theirs = ((_products(row), *(float(f"{row.errors[x]:.1e}") for x in (E, C))) for row in (one, other))
+    mine, theirs = ((row.products, *(float(f"{row.errors[x]:.1e}") for x in (E, C))) for row in (one, other))
     return mine != theirs and all(a <= b for a, b in zip(mine, theirs, strict=True))
-
-
-def _products(row: Row) -> float:
-    assert row.cost is not None
-    return row.cost.both_over_product.median

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .adder_check import AdderCheck
-from .bench import Bench, Row
-from .frontier import frontier
+from .bench import Bench
+from .frontier import C, E, frontier
 from .report import Report, Result
 from .sweep import PointResult, Sweep
 
@@ -27,7 +27,6 @@ def report_by_tile(report: Path) -> Path:
 
 
 TILES = tuple(map(report_by_tile, (PAPER, REAL)))
-E, C = "d_embeddings", "d_classifier"
 
 
 def lessons() -> str:
@@ -173,7 +172,7 @@ def _segments(bench: Bench, real: Report) -> Iterator[str]:
 
     def figures(name: str) -> str:
         row = rows[name]
-        return f"{_cost(row):.2f} products at {row.errors[E]:.1e} and {row.errors[C]:.1e}"
+        return f"{row.products:.2f} products at {row.errors[E]:.1e} and {row.errors[C]:.1e}"
 
     fewest = rows["cce-segment"].kept
     yield (
@@ -199,7 +198,7 @@ def _segments(bench: Bench, real: Report) -> Iterator[str]:
         + "; ".join(f"2^{e}: {figures(f'cce-segment,eps=2^{e}')}" for e in (-12, -13, -15, -16))
         + ". At the preset's 2^-14 the tail is worth a factor of "
         f"{rows['cce-segment,tail=drop'].errors[E] / rows['cce-segment'].errors[E]:.1f} in dE, and costs "
-        f"{_cost(rows['cce-segment']) - _cost(rows['cce-segment,tail=drop']):.2f} of a product."
+        f"{rows['cce-segment'].products - rows['cce-segment,tail=drop'].products:.2f} of a product."
     )
     wider = {e: f"cce-segment,eps_e={e}" for e in ("2^-15", "2^-14")}
     yield (
@@ -207,13 +206,8 @@ def _segments(bench: Bench, real: Report) -> Iterator[str]:
         f"the default of `eps_e`. At 2^-15 it is {figures(wider['2^-15'])}, at dC's own 2^-14 "
         f"{figures(wider['2^-14'])}: a factor of "
         f"{rows[wider['2^-14']].errors[E] / rows['cce-segment'].errors[E]:.1f} in dE for "
-        f"{_cost(rows['cce-segment']) - _cost(rows[wider['2^-14']]):.2f} of a product."
+        f"{rows['cce-segment'].products - rows[wider['2^-14']].products:.2f} of a product."
     )
-
-
-def _cost(row: Row) -> float:
-    assert row.cost is not None
-    return row.cost.both_over_product.median
 
 
 def _sums(paper: Report, real: Report, *tiles: Report) -> Iterator[str]:
@@ -247,7 +241,7 @@ def _increments(bench: Bench) -> Iterator[str]:
     rows = {row.name: row for row in place.rows if row.cost is not None}
     group, tile = rows["cce"], rows[f"cce,{TILE}"]
     yield (
-        f"It is the faster way, too: `cce` takes {_cost(group):.2f} products so, and {_cost(tile):.2f} a tile at a "
+        f"It is the faster way, too: `cce` takes {group.products:.2f} products so, and {tile.products:.2f} a tile at a "
         "time (forward pass included), since nothing then stands between one product and the next."
     )
 
@@ -296,8 +290,8 @@ def _advice(paper: Report, real: Report, bench: Bench) -> Iterator[str]:
         "For pretraining, where rare words must learn: do not filter dC, and do not add up in bf16. "
         f"`cce-kahan-full-c` is at {_both(paper, real, 'cce-kahan-full-c', E)} in dE and "
         f"{_both(paper, real, 'cce-kahan-full-c', C)} in dC; `cce-exact` is at the floor in both, and so is "
-        f"`cce-stored`, in {_cost(rows['cce-stored']):.2f} products for {_cost(rows['cce-exact']):.2f}, where there is "
-        "memory for what it stores. Where a filter may "
+        f"`cce-stored`, in {rows['cce-stored'].products:.2f} products for {rows['cce-exact'].products:.2f}, where "
+        "there is memory for what it stores. Where a filter may "
         f"look at entries instead of tiles, `cce-segment` is at {_both(paper, real, 'cce-segment', E)} and "
         f"{_both(paper, real, 'cce-segment', C)}, and gives back what it drops; on a large vocabulary it is by far the "
         "fastest."

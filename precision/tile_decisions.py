@@ -13,7 +13,7 @@ from ccelab.reference import Problem, formula
 from ccelab.reference.double import Stream
 from ccelab.reference.formula import FLOAT64
 
-from .decisions import any_row, by_tile
+from .decisions import any_row, by_tile, in_residuals
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -27,8 +27,7 @@ class TileDecisions:
 
     def given_back(self, stream: Stream) -> Tensor:
         """(N, 1) float64: what the tail gives back to rows, in residuals."""
-        lost = self.lost[:, None]
-        return torch.where((lost > 0) & stream.valid, lost * (stream.d_loss + stream.d_lse), 0.0)
+        return in_residuals(self.lost, stream)
 
 
 def tile_decisions(problem: Problem, variant: Variant, schedule: Schedule, taken: Statistics | None) -> TileDecisions:

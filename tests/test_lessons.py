@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ccelab.precision import markdown
 from ccelab.precision.bench import Bench
-from ccelab.precision.frontier import FAMILIES, POWERS, frontier, is_peer, points
-from ccelab.precision.lessons import BENCHED, FRONTIER, HERE, PAPER, REAL, TILE, TILES, C, E, lessons
+from ccelab.precision.frontier import FAMILIES, POWERS, C, E, frontier, is_peer, points
+from ccelab.precision.lessons import BENCHED, FRONTIER, HERE, PAPER, REAL, TILE, TILES, lessons
 from ccelab.precision.plot_stages import draw
 from ccelab.precision.report import Report
 from ccelab.precision.sweep import Sweep

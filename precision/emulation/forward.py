@@ -42,7 +42,7 @@ class Forward(Memo):
         self.per_split = setup.schedule.tiles_per_split(setup.n, setup.v)
         self.splits = setup.schedule.count_splits(setup.n, setup.v)
         self.state: dict[Any, Any] = {}
-        self.tops: dict[Any, list[Tensor]] = {}
+        tops: dict[Any, list[Tensor]] = {}
         if any("exact" in modes.modes for modes in runs):
             runs = [*runs, OFF]  # what exact stages come down to
         for t in range(self.per_split):
@@ -52,15 +52,10 @@ class Forward(Memo):
                 step.target(modes)
             self.state.update(step.new)
             if setup.stores:
-                for modes in runs:
-                    self._note_top(modes, t)
-
-    def _note_top(self, modes: Modes, t: int) -> None:
-        """The running maximum, which exponentials of the t-th tile of every split are shifted by."""
-        key = _top_key(resolved(modes, "fold_tile"))
-        tops = self.tops.setdefault(key, [])
-        if len(tops) == t:
-            tops.append(self.state[key])
+                for key in {_top_key(resolved(modes, "fold_tile")) for modes in runs}:
+                    tops.setdefault(key, []).append(self.state[key])
+        # (R, tiles) running maxima, which the exponentials of a tile are shifted by.
+        self.tops = {key: torch.stack(found, 2).flatten(1) for key, found in tops.items()}
 
     def again(self, ids: Tensor) -> Again:
         """Tiles `ids` (n,), of consecutive words, as the forward pass found them."""
@@ -217,7 +212,7 @@ class Again(_Step):
 
     def top(self, modes: Modes) -> tuple[Tensor, Tensor]:
         """With each tile: (R, tiles)."""
-        tops = torch.stack(self.forward.tops[_top_key(resolved(modes, "fold_tile"))], 2).flatten(1)
+        tops = self.forward.tops[_top_key(resolved(modes, "fold_tile"))]
         here = tops[:, self.first : self.first + self.place.splits]
         here = torch.nn.functional.pad(here, (0, self.place.splits - here.shape[1]))
         return here, here
