@@ -12,8 +12,8 @@ import triton.language as tl
 
 from .backend import device_function, kernel, stage
 from .kept import kept_count, kept_tile
-from .logits import add_bias, dot_logits, mask_columns, soft_cap
-from .residual import cast_residual, is_tile_live, load_row_data, logit_gradient, softmax
+from .logits import add_bias, dot_logits, soft_cap
+from .residual import cast_residual, every_gradient, is_target, is_tile_live, load_row_data, logit_gradient, softmax
 from .scales import relative_scale
 
 
@@ -106,10 +106,22 @@ def residual_tile(
         E, C, Bias, block * TILES.block_n, i, row_mask, place0, place, cols, col_mask, D, softcap, TILES,
         E_DESCRIPTOR, C_DESCRIPTOR
     )  # fmt: skip
-    if (first + tile + 1) * TILES.block_v > V:  # the last tile alone
-        z = mask_columns(z, col_mask)
     p = softmax(z, rows)
-    g = logit_gradient(p, raw, rows, cols, col_mask, V, softcap)
+    col0 = (first + tile) * TILES.block_v
+    is_whole = col0 + TILES.block_v <= V
+    if Ordering is None:
+        # Most tiles are whole and of rows that count, none of whose targets is there: no entry needs to be looked at.
+        special = ((rows.target >= col0) & (rows.target < col0 + TILES.block_v)) | (rows.valid == 0)
+        if is_whole & (tl.sum(special.to(tl.int32), 0) == 0):
+            g = every_gradient(p, None, raw, rows, DLse, softcap)
+        else:
+            g = logit_gradient(p, is_target(rows.target, col0, TILES.block_v), raw, rows, DLse, softcap)
+            g = tl.where(col_mask[None, :], g, 0.0)
+    else:
+        hit = cols.to(tl.int32)[None, :] == rows.target.to(tl.int32)[:, None]
+        g = logit_gradient(p, hit, raw, rows, DLse, softcap)
+        if is_whole == 0:
+            g = tl.where(col_mask[None, :], g, 0.0)
     if Out.bias is not None:
         tl.store(Out.bias + block.to(tl.int64) * Out.width + place, tl.sum(g * rows.scale[:, None], 0))
     live = is_tile_live(g, rows, eps, FILTER)

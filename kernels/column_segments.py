@@ -57,15 +57,21 @@ def column_residuals_kernel(
     i = row0 + tl.arange(0, TILES.block_n)
     rows = load_row_data(Target, RowMax, LogSum, DLoss, DLse, i, N, ignore_index)
     place = tl.arange(0, TILES.block_v)
-    mask = start + place < tl.load(Start + block + 1)
+    end = tl.load(Start + block + 1)
+    mask = start + place < end
     cols = tl.load(Words + start + place, mask=mask, other=V)  # V is no word
     raw, z = recompute_logits(
         E, C, Bias, row0, i, i < N, 0, cols, cols, mask, D, softcap, TILES, E_DESCRIPTOR, False
     )  # fmt: skip
     p = softmax(z, rows)
-    g = logit_gradient(p, raw, rows, cols, mask, V, softcap)
-    kept = tl.sum(tl.where(rows.valid[:, None] & mask[None, :], p, 0.0), 1)
+    is_whole = start + TILES.block_v <= end
+    if is_whole == 0:
+        p = tl.where(mask[None, :], p, 0.0)
+    kept = tl.where(rows.valid, tl.sum(p, 1), 0.0)
     tl.store(Kept + number * TILES.block_n + tl.arange(0, TILES.block_n), kept)
+    g = logit_gradient(p, cols[None, :] == rows.target.to(tl.int32)[:, None], raw, rows, DLse, softcap)
+    if is_whole == 0:
+        g = tl.where(mask[None, :], g, 0.0)
     out = ((number - first).to(tl.int64) * TILES.block_n + tl.arange(0, TILES.block_n))[:, None] * TILES.block_v
     tl.store(Out + out + place[None, :], cast_residual(g, DTYPE))
 

@@ -35,33 +35,36 @@ class LiveSegments:
         self.classifier, self.has_descriptor = operand(call.classifier, block, call.schedule)
         self.rows = (vector(call.targets), row_max, log_sum, vector(upstream.dloss), vector(upstream.dlse))
 
-    def judge(self, eps: float) -> tuple[Tensor, Tensor]:
-        """(segments, N) int8 which are kept, (N,) probability in the others."""
+    def judge(self, eps: float, words: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(segments, N) int8 which are kept, (N,) probability in the others. Marks targets in `words`, if there are."""
         live = torch.empty((self.segments, self.n), dtype=torch.int8, device=self.device)
-        lost = torch.empty(self.n, device=self.device)
+        lost = self._of_splits()
         schedule = self.call.schedule
-        live_rows_kernel[(triton.cdiv(self.n, ROWS),)](
+        live_rows_kernel[(len(lost) * triton.cdiv(self.n, ROWS),)](
             self.record,
             *self.rows,
             live,
             lost,
+            words,
             eps,
             self.segments,
             self._per_split(),
             self.n,
+            self.v,
             self.call.ignore_index,
             BLOCK=BLOCK,
             ROWS=ROWS,
             SEGMENT=schedule.segment_columns,
+            BLOCK_N=self.tiles.block_n,
             enable_fp_fusion=schedule.fp_fusion,
         )
-        return live, lost
+        return live, _joined(lost)
 
     def lost(self, live: Tensor) -> Tensor:
         """(N,) probability in the tiles of the backward pass that are not `live` (tiles, N)."""
-        lost = torch.empty(self.n, device=self.device)
+        lost = self._of_splits()
         schedule = self.call.schedule
-        lost_rows_kernel[(triton.cdiv(self.n, ROWS),)](
+        lost_rows_kernel[(len(lost) * triton.cdiv(self.n, ROWS),)](
             self.record,
             *self.rows,
             live,
@@ -75,7 +78,10 @@ class LiveSegments:
             ROWS=ROWS,
             enable_fp_fusion=schedule.fp_fusion,
         )
-        return lost
+        return _joined(lost)
+
+    def _of_splits(self) -> Tensor:
+        return torch.empty((len(self.record.base), self.n), dtype=torch.float64, device=self.device)
 
     def _per_split(self) -> int:
         """Segments of a split of the forward pass."""
@@ -102,11 +108,8 @@ class LiveSegments:
         top: Tensor | None,
         out: Tensor | None,
         bits: Tensor,
-        *,
-        targets: bool,
     ) -> None:
-        """Those of `chunks` from `first` on into `out`, where there is one, over `top`; into `bits` which are live, as
-        `targets` are where that is so."""
+        """Those of `chunks` from `first` on into `out`, where there is one, over `top`; into `bits` which are live."""
         call, tiles = self.call, self.tiles
         row_residuals_kernel[(chunks,)](
             self.embeddings,
@@ -125,7 +128,6 @@ class LiveSegments:
             self.v,
             self.d,
             call.ignore_index,
-            TARGETS=targets,
             DTYPE=TL_DTYPES[self.dtype],
             TILES=tiles,
             C_DESCRIPTOR=self.has_descriptor,
@@ -137,3 +139,8 @@ class LiveSegments:
         mark_words_kernel[(chunks,)](
             bits, lists.members, table, words, first, self.n, self.v, TILES=self.tiles, STEP=16
         )
+
+
+def _joined(lost: Tensor) -> Tensor:
+    """(N,) fp32 of splits. The record's rounding may exceed 1 where a row without upstream loses all."""
+    return lost.sum(0).clamp(max=1.0).float()

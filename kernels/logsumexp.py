@@ -39,12 +39,26 @@ def fold_tile(m, s, z, SEGMENT: tl.constexpr):
 
 
 @device_function
+def half_with(x, place):
+    """Of the columns of x (BLOCK_N, a power of two), the half that holds `place` (BLOCK_N,)."""
+    half: tl.constexpr = x.shape[1] // 2
+    low, high = tl.split(tl.permute(tl.reshape(x, (x.shape[0], 2, half)), (0, 2, 1)))
+    return tl.where((place & half)[:, None] == 0, low, high)
+
+
+@device_function
 def pick_target(z_target, z, place, VARIANT: tl.constexpr, TILES: tl.constexpr):
     """Adds the logit at `place` (BLOCK_N,) of each row of the tile, the very number that enters the sum: so m is not
     below it. Rows whose target is elsewhere get nothing."""
     if VARIANT.target == "fused":
-        # Not under an `if` for the few tiles that hold targets: with one the tensor core waits for every product.
-        z_target += tl.sum(tl.where(tl.arange(0, TILES.block_v)[None, :] == place[:, None], z, 0.0), 1)
+        # Not under an `if` for the few tiles that hold targets: with one the tensor core waits for every product. To
+        # compare every column with `place` takes a quarter more instructions, between two tiles' products.
+        is_here = (place >= 0) & (place < TILES.block_v)
+        halvings: tl.constexpr = TILES.halvings
+        for _ in tl.static_range(halvings):
+            z = half_with(z, place)
+        place = tl.where(is_here, place & (z.shape[1] - 1), -1)
+        z_target += tl.sum(tl.where(tl.arange(0, z.shape[1])[None, :] == place[:, None], z, 0.0), 1)
     return z_target
 
 

@@ -30,9 +30,10 @@ class LookAhead:
     def __init__(self, call: Call, row_max: Tensor, log_sum: Tensor, record: Record, upstream: Upstream) -> None:
         self.segments = LiveSegments(call, row_max, log_sum, record, upstream)
         self.eps = call.variant.threshold(torch.finfo(call.embeddings.dtype).eps)
+        self.words = self.segments.words() if call.variant.tail == "rank1" and self.eps < 1 else None
         # A quarter less, for segments alone: rounding must not hide a live entry. The log of a recorded probability
         # is far less than 0.28 off, unless logits come to millions.
-        live, _ = self.segments.judge(0.75 * self.eps)
+        live, _ = self.segments.judge(0.75 * self.eps, self.words)
         self.counted = Counted(live, self.segments.tiles.block_n)
 
     def tiles(self, order: Tensor | None) -> Tensor | None:
@@ -40,14 +41,13 @@ class LookAhead:
         would have: an element's products are joined in the same steps. None where most are live, or may be; a tail has
         to know whatever it costs, and keeps targets."""
         found, lists = self.segments, self.counted.lists()
-        gives_back = found.call.variant.tail == "rank1"
-        if not gives_back and lists.kept * DENSE > found.segments * found.n:
+        if found.call.variant.tail == "drop" and lists.kept * DENSE > found.segments * found.n:
             return None
-        words, table = found.words(), lists.table()
+        words, table = found.words() if self.words is None else self.words, lists.table()
         for _, _, first, chunks in lists.groups(max(1, 8 * BITS // (found.tiles.block_n * found.tiles.block_v))):
             if chunks:
                 bits = found.bits(chunks)
-                found.residuals(lists, table, first, chunks, self.eps, None, None, bits, targets=gives_back)
+                found.residuals(lists, table, first, chunks, self.eps, None, None, bits)
                 found.mark(lists, table, first, chunks, bits, words)
         block = found.call.schedule.backward.block_v
         words = words if order is None else words.index_select(1, order)

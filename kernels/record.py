@@ -33,12 +33,17 @@ def record_mass(Out, m, base, parts, segment, rows, N, V, SEGMENT: tl.constexpr)
 
 
 @device_function
-def load_log_mass(From, segment, rows, mask, per_split, N):
-    """(log mass, one that is not below what was rounded), (segments, rows) each; -inf outside the mask."""
-    at = rows[None, :]
-    distance = upcast(tl.load(From.log_mass + segment.to(tl.int64)[:, None] * N + at, mask=mask, other=float("-inf")))
-    split = (segment // per_split).to(tl.int64)[:, None]
-    log_mass = tl.load(From.base + split * N + at, mask=mask, other=0.0) + distance
+def load_base(From, split, rows, N):
+    """(rows,) what log masses of a split are less than they are."""
+    return tl.load(From.base + split.to(tl.int64) * N + rows, mask=rows < N, other=0.0)
+
+
+@device_function
+def load_log_mass(From, base, segment, rows, mask, N):
+    """(log mass, one that is not below what was rounded) of a split's segments, (segments, rows); -inf out of mask."""
+    at = segment.to(tl.int64)[:, None] * N + rows[None, :]
+    distance = upcast(tl.load(From.log_mass + at, mask=mask, other=float("-inf")))
+    log_mass = base[None, :] + distance
     # Half a unit in the last place of 11 digits; 2^-25 below 2^-14. -inf stays what it is.
     return log_mass, log_mass + (tl.minimum(tl.abs(distance), 65504.0) * 2.0**-11 + 2.0**-25)
 

@@ -62,29 +62,32 @@ def softmax(z, rows):
 
 
 @device_function
-def target_mass(target, cols, V, smoothing):
-    """(BLOCK_N, BLOCK_V) target distribution q: one-hot, or (1 - smoothing) onehot + smoothing / V."""
-    hit = (cols[None, :] == target[:, None]).to(tl.float32)
-    if smoothing is None:
-        return hit
-    else:
-        return (1.0 - smoothing) * hit + smoothing / V
+def is_target(target, first, SIZE: tl.constexpr):
+    """(BLOCK_N, SIZE) whether a word of first, first + 1, ... is its row's target. An int64 that is too large for int32
+    is none: what it wraps to may be hit, for a row that is ignored."""
+    return tl.arange(0, SIZE)[None, :] == (target - first).to(tl.int32)[:, None]
 
 
 @stage
-def residual(p, q, dloss, dlse, weight):
-    """weight dloss (p - q) + dlse p, each row with its own upstream gradients."""
-    if weight is not None:
-        dloss = dloss * weight
-    return (p - q) * dloss[:, None] + p * dlse[:, None]
+def residual(p, onehot, dloss, dlse):
+    """dloss (p - onehot) + dlse p, each row with its own upstream gradients; without what is None."""
+    g = (p if onehot is None else p - onehot) * dloss[:, None]
+    if dlse is not None:
+        g += p * dlse[:, None]
+    return g
 
 
 @device_function
-def logit_gradient(p, z, rows, cols, col_mask, V, softcap):
-    """(BLOCK_N, BLOCK_V) residual / scale by the raw logits z; 0 at ignored rows and outside the vocabulary."""
-    q = target_mass(rows.target, cols, V, None)
-    g = residual(p, q, rows.dloss, rows.dlse, None)
-    return tl.where(rows.valid[:, None] & col_mask[None, :], soft_cap_slope(g, z, softcap), 0.0)
+def every_gradient(p, onehot, z, rows, DLse, softcap):
+    """(BLOCK_N, BLOCK_V) residual / scale by the raw logits z, of rows that all count; onehot is None where no target
+    is."""
+    return soft_cap_slope(residual(p, onehot, rows.dloss, None if DLse is None else rows.dlse), z, softcap)
+
+
+@device_function
+def logit_gradient(p, hit, z, rows, DLse, softcap):
+    """The same of any rows, with targets where `hit` says so: 0 at ignored rows."""
+    return tl.where(rows.valid[:, None], every_gradient(p, hit.to(tl.float32), z, rows, DLse, softcap), 0.0)
 
 
 @stage
@@ -96,8 +99,9 @@ def cast_residual(g, DTYPE: tl.constexpr):
 @stage
 def is_live(g, size, eps):
     """Whether entries of size g are not negligible beside their rows' upstream gradients. NaN is never negligible."""
-    negligible = (g <= eps * size) & (size < float("inf"))
-    return (negligible | (g == 0)) == 0  # eps = inf times a row without upstream is NaN
+    limit = eps * size
+    limit = tl.where((size < float("inf")) & (limit == limit), limit, 0.0)  # eps = inf times no upstream is NaN
+    return (g <= limit) == 0
 
 
 @device_function

@@ -11,8 +11,8 @@ from .backend import commits, device_function, kernel
 from .backward import recompute_logits
 from .matrix import gather_rows, load_rows, store_rows
 from .products import WHOLE, cast_output
-from .record import load_log_mass, share_of
-from .residual import cast_residual, is_live, load_row_data, logit_gradient, softmax
+from .record import load_base, load_log_mass, share_of
+from .residual import cast_residual, is_live, is_target, load_row_data, logit_gradient, softmax
 from .rounding import dot
 from .scales import relative_scale
 from .tail import add_tail
@@ -27,34 +27,46 @@ def live_rows_kernel(
     DLoss,
     DLse,
     Live,  # (segments, N) int8
-    Lost,  # (N,) fp32
+    Lost,  # (splits, N) fp64, whatever the threads that add
+    Words,  # (row blocks, V) int8, where targets of what is kept are marked; None where they need not be live
     eps,
     segments,
     per_split,  # of them
     N,
+    V,
     ignore_index,
     BLOCK: tl.constexpr,
     ROWS: tl.constexpr,
     SEGMENT: tl.constexpr,
+    BLOCK_N: tl.constexpr,
 ):
-    """Which segments are kept, and the probability in the others; one program per ROWS of them.
+    """Which segments are kept, and the probability in the others; one program per split of the forward pass and ROWS
+    of them.
 
     A segment's entries are at most its probability times their row's upstream gradients. Its target's may be as large
     as those, so that a target's segment is kept unless eps is 1 or more.
     """
-    i = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    blocks = tl.cdiv(N, ROWS)
+    split = tl.program_id(0) // blocks
+    i = (tl.program_id(0) % blocks) * ROWS + tl.arange(0, ROWS)
     rows = load_row_data(Target, RowMax, LogSum, DLoss, DLse, i, N, ignore_index)
-    lost = tl.full((ROWS,), 0.0, tl.float64)  # whatever the threads that add
-    for first in range(0, segments, BLOCK):
+    of_target = (rows.target // SEGMENT).to(tl.int32)
+    base, end = load_base(Record, split, i, N), tl.minimum((split + 1) * per_split, segments)
+    lost = tl.full((ROWS,), 0.0, tl.float64)
+    for first in range(split * per_split, end, BLOCK):
         segment = first + tl.arange(0, BLOCK)
-        mask = (segment < segments)[:, None] & (i < N)[None, :]
-        log_mass, above = load_log_mass(Record, segment, i, mask, per_split, N)
+        mask = (segment < end)[:, None] & (i < N)[None, :]
+        log_mass, above = load_log_mass(Record, base, segment, i, mask, N)
         mass, largest = share_of(log_mass, rows), share_of(above, rows)
-        largest = tl.where(segment[:, None] == (rows.target // SEGMENT)[None, :], 1.0, largest)
+        largest = tl.where(segment[:, None] == of_target[None, :], 1.0, largest)
         live = is_live(largest * rows.size[None, :], rows.size[None, :], eps) & rows.valid[None, :]
         tl.store(Live + segment.to(tl.int64)[:, None] * N + i[None, :], live.to(tl.int8), mask=mask)
         lost += tl.sum(tl.where(mask & rows.valid[None, :] & (live == 0), mass, 0.0).to(tl.float64), 0)
-    tl.store(Lost + i, lost.to(tl.float32), mask=i < N)
+    tl.store(Lost + split.to(tl.int64) * N + i, lost, mask=i < N)
+    if Words is not None:
+        is_kept = is_live(rows.size, rows.size, eps) & rows.valid & (of_target >= split * per_split) & (of_target < end)
+        words = Words + (i // BLOCK_N).to(tl.int64) * V + rows.target
+        tl.store(words, tl.full((ROWS,), 1, tl.int8), mask=is_kept & (rows.target < V))
 
 
 @kernel
@@ -71,7 +83,7 @@ def row_residuals_kernel(
     Chunk,  # (chunks, 3) int32: a tile of the vocabulary, where its next rows begin, how many they are
     Top,  # (1,) fp32 power of two, the scale of dC's residuals; None without Out
     Out,  # (chunks BLOCK_N, BLOCK_V); None where nobody multiplies them
-    Live,  # (chunks BLOCK_N, BLOCK_V / 8) uint8: which entries are live, a bit each
+    Live,  # (chunks BLOCK_N, BLOCK_V / 8) uint8: which entries are live, as pack_bits has them
     softcap,
     eps,
     first,
@@ -79,7 +91,6 @@ def row_residuals_kernel(
     V,
     D,
     ignore_index,
-    TARGETS: tl.constexpr,  # whether a target's entry is live if eps is below 1
     DTYPE: tl.constexpr,
     TILES: tl.constexpr,
     C_DESCRIPTOR: tl.constexpr,
@@ -96,31 +107,30 @@ def row_residuals_kernel(
     raw, z = recompute_logits(
         E, C, Bias, 0, i, i < N, col0, cols, cols, col_mask, D, softcap, TILES, False, C_DESCRIPTOR
     )  # fmt: skip
-    g = logit_gradient(softmax(z, rows), raw, rows, cols, col_mask, V, softcap)
+    # Past V there are numbers, too, which nobody reads.
+    g = logit_gradient(softmax(z, rows), is_target(rows.target, col0, TILES.block_v), raw, rows, DLse, softcap)
     live = is_live(tl.abs(g), rows.size[:, None], eps)
     line = (tl.program_id(0).to(tl.int64) * TILES.block_n + place)[:, None]
-    if TARGETS:
-        live = live | ((cols[None, :] == rows.target[:, None]) & (eps < 1))
     if Out is not None:
         relative = rows.scale if DTYPE == tl.float32 else relative_scale(rows.scale, tl.load(Top))  # noqa: SIM300
         out = line * TILES.block_v + tl.arange(0, TILES.block_v)[None, :]
         tl.store(Out + out, cast_residual(g * relative[:, None], DTYPE))
     BYTES: tl.constexpr = TILES.block_v // 8
-    bits = pack_bits(live & rows.valid[:, None] & col_mask[None, :])
-    tl.store(Live + line * BYTES + tl.arange(0, BYTES)[None, :], bits)
+    tl.store(Live + line * BYTES + tl.arange(0, BYTES)[None, :], pack_bits(live))
 
 
 @device_function
 def pack_bits(x):
-    """(n, k / 8) uint8 of (n, k) truths, the first in the lowest bit."""
-    bits = x.to(tl.int32) << (tl.arange(0, x.shape[1]) % 8)[None, :]
-    return tl.sum(tl.reshape(bits, (x.shape[0], x.shape[1] // 8, 8)), 2).to(tl.uint8)
+    """(n, k / 8) uint8 of (n, k) truths: a byte has every (k / 8)th of them, the first in the lowest bit, which one
+    thread holds; eight in a row are spread over four."""
+    bits = x.to(tl.int32) << (tl.arange(0, x.shape[1]) // (x.shape[1] // 8))[None, :]
+    return tl.sum(tl.reshape(bits, (x.shape[0], 8, x.shape[1] // 8)), 1).to(tl.uint8)
 
 
 @device_function
 def unpack_bits(bits):
     """(n, 8 k) int8, 0 or 1 each."""
-    x = (bits.to(tl.int32)[:, :, None] >> tl.arange(0, 8)[None, None, :]) & 1
+    x = (bits.to(tl.int32)[:, None, :] >> tl.arange(0, 8)[None, :, None]) & 1
     return tl.reshape(x, (bits.shape[0], 8 * bits.shape[1])).to(tl.int8)
 
 
@@ -146,9 +156,9 @@ def mark_words_kernel(
         i = tl.load(Rows + start + place, mask=place < count, other=0)
         BYTES: tl.constexpr = TILES.block_v // 8
         at = (tl.program_id(0) * TILES.block_n + place).to(tl.int64)[:, None] * BYTES
-        live = unpack_bits(tl.load(Live + at + tl.arange(0, BYTES)[None, :]))  # nothing is, past `count` or V
+        live = unpack_bits(tl.load(Live + at + tl.arange(0, BYTES)[None, :]))  # nothing is, past `count`
         words = Words + (i // TILES.block_n).to(tl.int64)[:, None] * V + cols[None, :]
-        tl.store(words, live, mask=live != 0)
+        tl.store(words, live, mask=(live != 0) & (cols < V)[None, :])
 
 
 @commits("tile_product")

@@ -43,6 +43,12 @@ class Tiles:
         """With a stage less: of shared memory, a descriptor takes as much for a tile that it stores."""
         return replace(self, stages=max(1, self.stages - 1))
 
+    @property
+    def halvings(self) -> int:
+        """Of block_v columns, to the 8 that a tensor core spreads over threads. The interpreter's time goes by
+        operations: there it is none."""
+        return 0 if IS_INTERPRETED else max(0, self.block_v.bit_length() - 4)
+
     def __str__(self) -> str:
         return f"{self.block_n}x{self.block_v}x{self.block_d}/{self.warps}w{self.stages}s"
 

@@ -15,6 +15,7 @@ import triton
 from torch import Tensor
 
 from .backend import TL_DTYPES
+from .beside import Beside
 from .column_segments import column_residuals_kernel, column_segments_kernel
 from .launch import Call, matrix, operand, options
 from .lists import Counted, Lists
@@ -71,7 +72,8 @@ class _Segments:
 
     def run(self, want_e: bool, want_c: bool) -> tuple[Tensor | None, Tensor | None]:
         call = self.call
-        live, lost = self.live.judge(self.eps)
+        words = self.live.words()
+        live, lost = self.live.judge(self.eps, words if self.eps_e < 1 else None)
         top: Tensor = shared_scales(  # type: ignore[no-untyped-call]
             self.rows, call.shape, self.of_rows.block_n, 1, call.ignore_index, self.dtype
         )
@@ -80,17 +82,19 @@ class _Segments:
         # Till the count is there, and the host has made lists of it, the device does what needs none: all of the tail.
         # With dE's half of it after dC the device stood still for 0.4 ms here, under a profiler (H200).
         share = pull_c = pull_e = None
+        beside = Beside(self.device)
         if call.variant.tail == "rank1":
             share = self.tail.share(live, self.of_rows)
             pull_c = self.tail.of_rows(lost) if want_c else None
-            pull_e = self.tail.of_words(share) if want_e else None
+            with beside.launches():
+                pull_e = self.tail.of_words(share) if want_e else None
         if self.stats is not None:
             self.stats.tail_share, self.stats.segments_c = share, live
-        words = self.live.words()
         del live
         if want_e and self.stats is not None:
             self.stats.segments_e = words
         d_classifier, marked = self._classifier(counted, lost, top, share, pull_c, words, want_c)
+        beside.wait()
         return self._embeddings(marked, pull_e) if want_e else None, d_classifier
 
     def _classifier(
@@ -117,7 +121,7 @@ class _Segments:
         marked: Counted | None = None
         for tile, count, first, chunks in groups:
             if chunks:
-                self.live.residuals(lists, table, first, chunks, self.eps_e, top, residuals, bits, targets=True)
+                self.live.residuals(lists, table, first, chunks, self.eps_e, top, residuals, bits)
                 self.live.mark(lists, table, first, chunks, bits, words)
             if marked is None and first + chunks == lists.firsts[-1]:  # all words are marked
                 marked = Counted(words, self.of_columns.block_v)

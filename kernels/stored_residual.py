@@ -5,7 +5,7 @@ import triton.language as tl
 
 from .backend import kernel, stage
 from .exponentials import UNIT, stored_width
-from .residual import cast_residual, load_row_data, logit_gradient
+from .residual import cast_residual, is_target, load_row_data, logit_gradient
 from .rounding import exp, upcast
 from .scales import relative_scale
 
@@ -60,7 +60,9 @@ def stored_residual_kernel(
         x = upcast(tl.load(From.entries + there + offsets, mask=row_mask[:, None], other=0.0))
         shift = tl.load(From.shift + tl.cast(of_forward, tl.int64) * N + i, mask=row_mask, other=0.0)
         p = restore_softmax(x, shift, rows)
-        g = logit_gradient(p, p, rows, cols, cols < V, V, None)
+        g = logit_gradient(p, is_target(rows.target, first + place0, COLUMNS), p, rows, DLse, None)
+        if first + place0 + COLUMNS > V:
+            g = tl.where((cols < V)[None, :], g, 0.0)
         if Out.bias is not None:
             bias += tl.sum(g * rows.scale[:, None], 0)
         if FOR_E:

@@ -15,7 +15,7 @@ from .accumulate import HEADROOM
 from .backend import device_function, kernel, stage
 from .logits import soft_cap_slope
 from .matrix import gather_rows
-from .record import load_log_mass, share_of
+from .record import load_base, load_log_mass, share_of
 from .residual import load_row_data
 from .rounding import upcast
 from .sampled_softmax import sampled_softmax
@@ -44,7 +44,7 @@ def lost_rows_kernel(
     DLoss,
     DLse,
     Live,  # (tiles, N) int8
-    Lost,  # (N,) fp32
+    Lost,  # (splits, N) fp64, whatever the threads that add
     segments,
     per_split,  # of them
     per_tile,
@@ -53,19 +53,21 @@ def lost_rows_kernel(
     BLOCK: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    """The probability in the tiles that rows drop; one program per ROWS of them."""
-    i = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    """The probability in the tiles that rows drop; one program per split of the forward pass and ROWS of them."""
+    blocks = tl.cdiv(N, ROWS)
+    split = tl.program_id(0) // blocks
+    i = (tl.program_id(0) % blocks) * ROWS + tl.arange(0, ROWS)
     rows = load_row_data(Target, RowMax, LogSum, DLoss, DLse, i, N, ignore_index)
-    lost = tl.full((ROWS,), 0.0, tl.float64)  # whatever the threads that add
-    for first in range(0, segments, BLOCK):
+    base, end = load_base(Record, split, i, N), tl.minimum((split + 1) * per_split, segments)
+    lost = tl.full((ROWS,), 0.0, tl.float64)
+    for first in range(split * per_split, end, BLOCK):
         segment = first + tl.arange(0, BLOCK)
-        mask = (segment < segments)[:, None] & rows.valid[None, :]
-        log_mass, _ = load_log_mass(Record, segment, i, mask, per_split, N)
+        mask = (segment < end)[:, None] & rows.valid[None, :]
+        log_mass, _ = load_log_mass(Record, base, segment, i, mask, N)
         tile = (segment // per_tile).to(tl.int64)
         live = tl.load(Live + tile[:, None] * N + i[None, :], mask=mask, other=1)
         lost += tl.sum(tl.where(live == 0, share_of(log_mass, rows), 0.0).to(tl.float64), 0)
-    lost = tl.minimum(lost, 1.0)  # which the record's rounding may exceed where a row without upstream loses all
-    tl.store(Lost + i, lost.to(tl.float32), mask=i < N)
+    tl.store(Lost + split.to(tl.int64) * N + i, lost, mask=i < N)
 
 
 @kernel

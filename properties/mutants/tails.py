@@ -38,7 +38,7 @@ MUTANTS = (
         LOST,
         VARIANT,
         "look_ahead:LookAhead",
-        "not gives_back and ",
+        'found.call.variant.tail == "drop" and ',
         "",
     ),
     Mutant(
@@ -46,8 +46,8 @@ MUTANTS = (
         "a_tail_keeps_targets",
         STEEP,
         "look_ahead:LookAhead",
-        "targets=gives_back",
-        "targets=False",
+        " and self.eps < 1",
+        " and False",
     ),
     Mutant(
         "dE's tail is at the scale of probabilities and its sums are not",
