@@ -109,19 +109,13 @@ def residual_tile(
     p = softmax(z, rows)
     col0 = (first + tile) * TILES.block_v
     is_whole = col0 + TILES.block_v <= V
-    if Ordering is None:
-        # Most tiles are whole and of rows that count, none of whose targets is there: no entry needs to be looked at.
-        special = ((rows.target >= col0) & (rows.target < col0 + TILES.block_v)) | (rows.valid == 0)
-        if is_whole & (tl.sum(special.to(tl.int32), 0) == 0):
-            g = every_gradient(p, None, raw, rows, DLse, softcap)
-        else:
-            g = logit_gradient(p, is_target(rows.target, col0, TILES.block_v), raw, rows, DLse, softcap)
-            g = tl.where(col_mask[None, :], g, 0.0)
+    # Most tiles are whole and of rows that count, none of whose targets is there: no entry needs to be looked at.
+    special = ((rows.target >= col0) & (rows.target < col0 + TILES.block_v)) | (rows.valid == 0)
+    if is_whole & (tl.sum(special.to(tl.int32), 0) == 0):
+        g = every_gradient(p, None, raw, rows, DLse, softcap)
     else:
-        hit = cols.to(tl.int32)[None, :] == rows.target.to(tl.int32)[:, None]
-        g = logit_gradient(p, hit, raw, rows, DLse, softcap)
-        if is_whole == 0:
-            g = tl.where(col_mask[None, :], g, 0.0)
+        g = logit_gradient(p, is_target(rows.target, col0, TILES.block_v), raw, rows, DLse, softcap)
+        g = tl.where(col_mask[None, :], g, 0.0)
     if Out.bias is not None:
         tl.store(Out.bias + block.to(tl.int64) * Out.width + place, tl.sum(g * rows.scale[:, None], 0))
     live = is_tile_live(g, rows, eps, FILTER)
@@ -148,7 +142,7 @@ def residual_kernel(
     E,
     C,  # the rows of this group, in the order of the vocabulary
     Bias,
-    Target,
+    Target,  # their places in that order
     RowMax,
     LogSum,
     DLoss,
@@ -169,30 +163,29 @@ def residual_kernel(
     KEEP_DEAD: tl.constexpr,  # for the gradient that is not filtered
     DTYPE: tl.constexpr,
     TILES: tl.constexpr,
+    FLATTENED: tl.constexpr,
     E_DESCRIPTOR: tl.constexpr,
     C_DESCRIPTOR: tl.constexpr,
 ):
-    """One program per (tile of the group, block of rows); with a list, any number. Programs that run together read the
-    same rows of C.
+    """Any number of programs, each of which goes through pairs (tile of the group, block of rows). Programs that run
+    together read the same rows of C.
 
-    Without a list a program that goes on to further tiles, as in the forward pass, saved nothing without a filter, and
-    with one the tensor core waited for every product: 842 ms for 17 (H100, N=8192, V=256000, D=2304). With a list, a
-    flattened loop spills: 308 ms for 6. Stores by pointers spill, too, 176 bytes for 20 by a descriptor, but that saves
-    no time for certain (H200): the backward pass of cce-exact took 3.44 products either way, that of cce 1.46, and by
-    pointers 1.74 in the same run, 1.46 in another."""
+    Not FLATTENED, and without a list, a program has one pair: the tensor core would wait for the first product of every
+    other, and a store by a descriptor takes memory of a stage's."""
     row_blocks = tl.cdiv(N, TILES.block_n)
-    if List.places is None:
-        residual_tile(
-            E, C, Bias, Target, RowMax, LogSum, DLoss, DLse, Ordering, Out, Blocks, tl.program_id(0) % row_blocks,
-            tl.program_id(0) // row_blocks, softcap, eps, first, tiles, N, V, D, ignore_index, FILTER, KEEP_DEAD, DTYPE,
-            TILES, E_DESCRIPTOR, C_DESCRIPTOR
-        )  # fmt: skip
-    else:
-        count = kept_count(List, 0, 0, 0, 1)  # one owner and one span, whose width says nothing
-        for k in range(tl.program_id(0), count, tl.num_programs(0)):
-            place = kept_tile(List, 0, 0, k, 0, 1)
+    # Of a list with one owner and one span, whose width says nothing.
+    count = row_blocks * tiles if List.places is None else kept_count(List, 0, 0, 0, 1)
+    if FLATTENED or List.places is not None:
+        for k in tl.range(tl.program_id(0), count, tl.num_programs(0), flatten=FLATTENED):
+            place = k if List.places is None else kept_tile(List, 0, 0, k, 0, 1)
             residual_tile(
                 E, C, Bias, Target, RowMax, LogSum, DLoss, DLse, Ordering, Out, Blocks, place % row_blocks,
                 place // row_blocks, softcap, eps, first, tiles, N, V, D, ignore_index, FILTER, KEEP_DEAD, DTYPE, TILES,
                 E_DESCRIPTOR, C_DESCRIPTOR
             )  # fmt: skip
+    else:
+        residual_tile(
+            E, C, Bias, Target, RowMax, LogSum, DLoss, DLse, Ordering, Out, Blocks, tl.program_id(0) % row_blocks,
+            tl.program_id(0) // row_blocks, softcap, eps, first, tiles, N, V, D, ignore_index, FILTER, KEEP_DEAD, DTYPE,
+            TILES, E_DESCRIPTOR, C_DESCRIPTOR
+        )  # fmt: skip

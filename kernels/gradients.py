@@ -103,6 +103,7 @@ class _Backward:
         # In fp32 the scales of rows are left to increments of dE alone.
         self.shared = upstream.even and self.dtype != torch.float32
         self.order = _vocabulary_order(call, row_max, log_sum)
+        self.places, self.is_ignored = _places_of_targets(call, self.order)
         self.bias, self.target = vector(call.bias), vector(call.targets)
         self.rows = (self.target, row_max, log_sum, vector(upstream.dloss), vector(upstream.dlse))
         cuts = {
@@ -243,11 +244,15 @@ class _Backward:
             blocks, has_descriptor = self._factor(out.for_e, (tiles.block_n, tiles.block_v))
             blocks = blocks if has_descriptor else None
         programs = self.row_blocks * group.tiles
-        residual_kernel[(programs if kept is ALL else min(WORKERS, programs),)](
+        # A second store spills registers there, and a filter's decision has the tensor core wait for every product.
+        flattened = blocks is not None and out.for_c is None and not self.judges
+        goes_on = flattened or kept is not ALL
+        residual_kernel[(min(WORKERS, programs) if goes_on else programs,)](
             e,
             c,
             self.bias,
-            *self.rows,
+            vector(self.places),
+            *self.rows[1:],
             self.order,
             kept,
             out,
@@ -259,14 +264,15 @@ class _Backward:
             self.n,
             self.v,
             self.d,
-            call.ignore_index,
+            self.is_ignored,
             FILTER=self.judges,
             KEEP_DEAD=self.keeps_dead,
             DTYPE=TL_DTYPES[self.dtype],
             TILES=tiles,
+            FLATTENED=flattened,
             E_DESCRIPTOR=e_descriptor,
             C_DESCRIPTOR=c_descriptor,
-            **options(tiles if blocks is None or kept is ALL else tiles.leaving_room, call.schedule),
+            **options(tiles.leaving_room if goes_on and blocks is not None else tiles, call.schedule),
         )
         return out
 
@@ -456,6 +462,16 @@ def _vocabulary_order(call: Call, row_max: Tensor, log_sum: Tensor) -> Tensor | 
     else:
         return None
     return ids
+
+
+def _places_of_targets(call: Call, order: Tensor | None) -> tuple[Tensor, int]:
+    """(N,) where targets are in that order, and what marks rows that are ignored."""
+    if order is None:
+        return call.targets, call.ignore_index
+    v, target = len(order), call.targets.long()
+    place = torch.empty_like(order).scatter_(0, order, torch.arange(v, device=order.device))
+    is_class = (target != call.ignore_index) & (target >= 0) & (target < v)
+    return torch.where(is_class, place[target.clamp(0, v - 1)], -1), -1
 
 
 def _accumulator(output: Tensor, variant: Variant, shape: tuple[int, int, int]) -> Accumulator:

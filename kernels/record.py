@@ -12,7 +12,7 @@ import torch
 import triton.language as tl
 
 from .backend import device_function
-from .rounding import downcast, exp, upcast
+from .rounding import downcast, exp, fast_log, upcast
 
 
 class Record(NamedTuple):
@@ -26,7 +26,7 @@ class Record(NamedTuple):
 def record_mass(Out, m, base, parts, segment, rows, N, V, SEGMENT: tl.constexpr):
     """Stores log masses of `segment` (segments,), from their `parts` (BLOCK_N, segments) of a running sum with the
     finite maximum m."""
-    log_mass = (m - base)[:, None] + tl.log(parts)
+    log_mass = (m - base)[:, None] + fast_log(parts)
     mask = (rows < N)[:, None] & (segment < tl.cdiv(V, SEGMENT))[None, :]
     offsets = segment.to(tl.int64)[None, :] * N + rows[:, None]
     tl.store(Out.log_mass + offsets, downcast(log_mass, tl.float16), mask=mask)

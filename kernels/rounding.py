@@ -2,6 +2,7 @@
 """Casts, sums and products that round alike on the GPU and, through `emulation`, in Triton's interpreter; and exp."""
 
 import triton.language as tl
+from triton.language.extra import libdevice
 
 from . import emulation
 from .backend import device_function, emulated_by
@@ -41,6 +42,12 @@ def exp(x):
     Without .ftz every exponential takes a branch for subnormal numbers, 0.07 of the forward pass.
     """
     return tl.exp2(x * LOG2_E)
+
+
+@emulated_by(emulation.fast_log)
+def fast_log(x):
+    """ln x as lg2.approx.ftz: within 2^-22, or 2^-22 of it, in a tenth of the instructions of tl.log."""
+    return libdevice.fast_logf(x)
 
 
 @device_function

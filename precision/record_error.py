@@ -34,6 +34,7 @@ class RecordError:
         `logits` (N, n) and their error, `mass` (N, segments) the exact probabilities."""
         log_mass = torch.where(mass > 0, torch.log(mass), 0.0)
         exponent = log_mass.abs() + self.log_s
+        # 4 U of the logarithm, or of 1, are a GPU's lg2.approx.
         roundings = U * (self.segment + 16 + 8 * (self.rows.maximum.abs() + exponent))
         roundings = roundings + self.arithmetic.exponential(exponent, torch.zeros_like(exponent)).largest
         base, off = self._bases(logits, error)
