@@ -13,7 +13,7 @@ import triton.language as tl
 from .backend import device_function, kernel, stage
 from .kept import kept_count, kept_tile
 from .logits import add_bias, dot_logits, soft_cap
-from .residual import cast_residual, every_gradient, is_target, is_tile_live, load_row_data, logit_gradient, softmax
+from .residual import cast_residual, gradient_of_block, is_tile_live, load_row_data, softmax
 from .scales import relative_scale
 
 
@@ -107,15 +107,7 @@ def residual_tile(
         E_DESCRIPTOR, C_DESCRIPTOR
     )  # fmt: skip
     p = softmax(z, rows)
-    col0 = (first + tile) * TILES.block_v
-    is_whole = col0 + TILES.block_v <= V
-    # Most tiles are whole and of rows that count, none of whose targets is there: no entry needs to be looked at.
-    special = ((rows.target >= col0) & (rows.target < col0 + TILES.block_v)) | (rows.valid == 0)
-    if is_whole & (tl.sum(special.to(tl.int32), 0) == 0):
-        g = every_gradient(p, None, raw, rows, DLse, softcap)
-    else:
-        g = logit_gradient(p, is_target(rows.target, col0, TILES.block_v), raw, rows, DLse, softcap)
-        g = tl.where(col_mask[None, :], g, 0.0)
+    g = gradient_of_block(p, raw, rows, (first + tile) * TILES.block_v, V, DLse, softcap, TILES.block_v)
     if Out.bias is not None:
         tl.store(Out.bias + block.to(tl.int64) * Out.width + place, tl.sum(g * rows.scale[:, None], 0))
     live = is_tile_live(g, rows, eps, FILTER)

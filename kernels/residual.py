@@ -90,6 +90,19 @@ def logit_gradient(p, hit, z, rows, DLse, softcap):
     return tl.where(rows.valid[:, None], every_gradient(p, hit.to(tl.float32), z, rows, DLse, softcap), 0.0)
 
 
+@device_function
+def gradient_of_block(p, z, rows, col0, V, DLse, softcap, SIZE: tl.constexpr):
+    """The same for the SIZE words from col0 on; 0 outside the vocabulary. Most blocks are whole and of rows that count,
+    none of whose targets is there: then no entry needs to be looked at, in a third of the instructions."""
+    special = ((rows.target >= col0) & (rows.target < col0 + SIZE)) | (rows.valid == 0)
+    if (col0 + SIZE <= V) & (tl.sum(special.to(tl.int32), 0) == 0):
+        g = every_gradient(p, None, z, rows, DLse, softcap)
+    else:
+        g = logit_gradient(p, is_target(rows.target, col0, SIZE), z, rows, DLse, softcap)
+        g = tl.where((col0 + tl.arange(0, SIZE) < V)[None, :], g, 0.0)
+    return g
+
+
 @stage
 def cast_residual(g, DTYPE: tl.constexpr):
     """g in the storage dtype, which the tensor core multiplies."""

@@ -5,7 +5,7 @@ import triton.language as tl
 
 from .backend import kernel, stage
 from .exponentials import UNIT, stored_width
-from .residual import cast_residual, is_target, load_row_data, logit_gradient
+from .residual import cast_residual, gradient_of_block, load_row_data
 from .rounding import exp, upcast
 from .scales import relative_scale
 
@@ -45,7 +45,6 @@ def stored_residual_kernel(
     place0 = (tl.program_id(0) % parts) * COLUMNS
     column = tl.arange(0, COLUMNS)
     first = tile * TILES.block_v  # whose alignment the compiler sees
-    cols = first + place0 + column
     width = stored_width(V, TILE)
     of_forward = (first + place0) // TILE
     bias = tl.full((COLUMNS,), 0.0, tl.float32)
@@ -60,9 +59,7 @@ def stored_residual_kernel(
         x = upcast(tl.load(From.entries + there + offsets, mask=row_mask[:, None], other=0.0))
         shift = tl.load(From.shift + tl.cast(of_forward, tl.int64) * N + i, mask=row_mask, other=0.0)
         p = restore_softmax(x, shift, rows)
-        g = logit_gradient(p, is_target(rows.target, first + place0, COLUMNS), p, rows, DLse, None)
-        if first + place0 + COLUMNS > V:
-            g = tl.where((cols < V)[None, :], g, 0.0)
+        g = gradient_of_block(p, p, rows, first + place0, V, DLse, None, COLUMNS)
         if Out.bias is not None:
             bias += tl.sum(g * rows.scale[:, None], 0)
         if FOR_E:

@@ -105,9 +105,9 @@ MUTANTS = (
         "the last class has no residual",
         "the_order_of_classes_does_not_matter",
         "cce-exact",
-        "backward:residual_tile",
-        "            g = tl.where(col_mask[None, :], g, 0.0)\n    else:",
-        "            g = tl.where((col_mask & (cols < V - 1))[None, :], g, 0.0)\n    else:",
+        "residual:gradient_of_block",
+        "tl.arange(0, SIZE) < V)",
+        "tl.arange(0, SIZE) < V - 1)",
     ),
     Mutant(
         "the residual is divided by N before it is cast",
