@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .adder_check import AdderCheck
-from .bench import Bench
+from .bench import Bench, Row
 from .frontier import C, E, frontier
 from .report import Report, Result
 from .sweep import PointResult, Sweep
@@ -17,6 +17,8 @@ from .sweep import PointResult, Sweep
 HERE = Path(__file__).parent
 PAPER, REAL = (HERE / "baselines" / f"{name}-bfloat16.json" for name in ("gemma-alpaca", "smollm2"))
 BENCHED = HERE / "benches" / "table1-h200.json"
+VARIED = HERE / "benches" / "variations-h200.json"
+"""Of an earlier commit: every pass was slower, all alike."""
 FRONTIER = HERE / "benches" / "frontier-h200.json"
 TILE = "increment=tile"
 
@@ -35,15 +37,15 @@ def lessons() -> str:
     tiles = tuple(Report.read(path) for path in TILES)
     eps = Sweep.read(HERE / "studies" / "filtering-cuda.json")
     extremes = Sweep.read(HERE / "studies" / "extremes-cuda.json")
-    bench = Bench.read(BENCHED)
+    bench, varied = Bench.read(BENCHED), Bench.read(VARIED)
     adder = AdderCheck.read(HERE / "studies" / "adder-cuda.json")
     blocks = [
         _intro(paper, real),
         *_heading("Where the error comes from", _stages(real, tiles[1])),
         *_heading("What the filter costs", [*_filter(paper, real), *_threshold(eps), *_dead(paper)]),
-        *_heading("What segments and a tail save", _segments(bench, real)),
+        *_heading("What segments and a tail save", [*_segments(bench, real), *_thresholds_of_segments(varied)]),
         *_heading("The frontier of filters", frontier(Bench.read(FRONTIER), bench)),
-        *_heading("What the sums cost", [*_sums(paper, real, *tiles), *_increments(bench), *_extremes(extremes)]),
+        *_heading("What the sums cost", [*_sums(paper, real, *tiles), *_increments(varied), *_extremes(extremes)]),
         *_heading("What the loss owes to the tensor core", [*_loss(paper, real), *_adder(adder)]),
         *_heading("Which variant to take", _advice(paper, real, bench)),
         *_heading("What the paper claims", _claims(paper, real, *tiles)),
@@ -167,17 +169,15 @@ def _dead(paper: Report) -> Iterator[str]:
 
 
 def _segments(bench: Bench, real: Report) -> Iterator[str]:
-    (place,) = bench.places
-    rows = {row.name: row for row in place.rows if row.cost is not None}
+    rows = _timed(bench)
 
     def figures(name: str) -> str:
-        row = rows[name]
-        return f"{row.products:.2f} products at {row.errors[E]:.1e} and {row.errors[C]:.1e}"
+        return _figures(rows[name])
 
     fewest = rows["cce-segment"].kept
     yield (
-        f"On the drawn head at {place.shape}, on an {bench.provenance.device}, through the public call and forward "
-        f"pass included, `cce-segment` takes {figures('cce-segment')} (errors of dE and dC), where `cce` takes "
+        f"On the drawn head at {bench.places[0].shape}, on an {bench.provenance.device}, through the public call and "
+        f"forward pass included, `cce-segment` takes {figures('cce-segment')} (errors of dE and dC), where `cce` takes "
         f"{figures('cce')}, `cce,order=mean_prob` {figures('cce,order=mean_prob')}, `cce-exact` "
         f"{figures('cce-exact')} and torch.compile {figures('torch-compile')}. It keeps "
         f"{100 * fewest[E]:.0f} % of the columns of tiles for dE and {100 * fewest[C]:.0f} % of rows of half tiles for "
@@ -193,8 +193,26 @@ def _segments(bench: Bench, real: Report) -> Iterator[str]:
         f"{backward['cce-segment']} products, that of `cce` {backward['cce']} and that of `cce-exact` "
         f"{backward['cce-exact']} ({real.provenance.device})."
     )
+
+
+def _timed(bench: Bench) -> dict[str, Row]:
+    (place,) = bench.places
+    return {row.name: row for row in place.rows if row.cost is not None}
+
+
+def _figures(row: Row) -> str:
+    return f"{row.products:.2f} products at {row.errors[E]:.1e} and {row.errors[C]:.1e}"
+
+
+def _thresholds_of_segments(bench: Bench) -> Iterator[str]:
+    rows = _timed(bench)
+
+    def figures(name: str) -> str:
+        return _figures(rows[name])
+
     yield (
-        "The threshold is what its error is made of: "
+        f"The threshold is what its error is made of. At {bench.provenance.commit}, where `cce-segment` took "
+        f"{rows['cce-segment'].products:.2f} products: "
         + "; ".join(f"2^{e}: {figures(f'cce-segment,eps=2^{e}')}" for e in (-12, -13, -15, -16))
         + ". At the preset's 2^-14 the tail is worth a factor of "
         f"{rows['cce-segment,tail=drop'].errors[E] / rows['cce-segment'].errors[E]:.1f} in dE, and costs "
@@ -237,12 +255,12 @@ def _terms(report: Report) -> str:
 
 
 def _increments(bench: Bench) -> Iterator[str]:
-    (place,) = bench.places
-    rows = {row.name: row for row in place.rows if row.cost is not None}
+    rows = _timed(bench)
     group, tile = rows["cce"], rows[f"cce,{TILE}"]
     yield (
-        f"It is the faster way, too: `cce` takes {group.products:.2f} products so, and {tile.products:.2f} a tile at a "
-        "time (forward pass included), since nothing then stands between one product and the next."
+        f"It is the faster way, too: at {bench.provenance.commit} `cce` took {group.products:.2f} products so, and "
+        f"{tile.products:.2f} a tile at a time (forward pass included), since nothing then stands between one product "
+        "and the next."
     )
 
 

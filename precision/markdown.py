@@ -7,6 +7,8 @@ import sys
 import textwrap
 from pathlib import Path
 
+from ccelab.kernels import PRESETS
+
 from .bench import Bench
 from .bench_table import bench_table
 from .lessons import report_by_tile
@@ -62,19 +64,20 @@ def _section(name: str, title: str) -> str:
 
 
 def _laws() -> str:
-    """What the exhaustive profile tried on our own kernels on GPUs; a report with a broken law is not committed."""
-    told = []
-    for path in sorted((BASELINES.parent / "laws").glob("ours-bfloat16-*.json")):
-        run = json.loads(path.read_text())
-        rows, source = run["laws"], run["provenance"]
+    """What was tried on our own kernels on GPUs, the latest first; a report with a broken law is not committed."""
+    paths = (BASELINES.parent / "laws").glob("ours-bfloat16-*.json")
+    runs = sorted((json.loads(path.read_text()) for path in paths), key=lambda run: str(run["provenance"]["time"]))
+    told = ["On GPUs, in bfloat16, no law was violated by our kernels:\n"]
+    for run in reversed(runs):
+        source, names = run["provenance"], [f"`{name}`" for name in run["variants"]]
         text = (
-            f"On an {source['device']}, torch {source['torch']}, at {source['commit']}, the `exhaustive` profile tried "
-            f"{run['examples']} "
-            f"examples of {len({row['name'] for row in rows})} laws on "
-            f"{', '.join(f'`{name}`' for name in run['variants'])} in bfloat16: no violations."
+            f"- {source['device']}, torch {source['torch']}, at {source['commit']}: "
+            f"{len({row['name'] for row in run['laws']})} laws, {run['examples']} examples (`{run['profile']}`) on "
+            f"{'all presets' if set(run['variants']) >= set(PRESETS) else ', '.join(names)}"
         )
-        told.append(text if run["complete"] else f"{text} It was stopped before its end.")
-    return textwrap.fill(" ".join(told), 120, break_on_hyphens=False)
+        text += "." if run["complete"] else "; stopped before its end."
+        told.append(textwrap.fill(text, 120, subsequent_indent="  ", break_on_hyphens=False))
+    return "\n".join(told)
 
 
 def _stages() -> str:

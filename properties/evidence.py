@@ -34,8 +34,16 @@ def name_of(report: dict[str, Any]) -> str:
         model = re.search(r"[A-Z]+\d+", report["provenance"]["device"])
         place = model[0].lower() if model else place
     parts = [report["subject"], version, *report["dtypes"], place]
+    if own and profile_of(report) != "exhaustive":
+        parts.append(profile_of(report))
     less = [f"without-{'-'.join(report['without'])}"] if report["without"] else []
     return "-".join(part for part in (*parts, *less) if part)
+
+
+def profile_of(report: dict[str, Any]) -> str:
+    """Of hypothesis: how many examples a law has."""
+    chosen = re.search(r"--hypothesis-profile[= ](\w+)", report["provenance"]["command"])
+    return chosen[1] if chosen else "quick"
 
 
 def on_gpu(report: dict[str, Any]) -> bool:
@@ -68,6 +76,7 @@ def own(report: dict[str, Any], before: dict[str, Any] | None = None) -> str:
     earlier = before or {"variants": [], "laws": [], "complete": True}
     places = {(row["name"], row["variant"]): row for row in [*earlier["laws"], *rows]}
     head = {key: report[key] for key in ("subject", "dtypes")}
+    head["profile"] = profile_of(report)
     head["variants"] = list(dict.fromkeys([*earlier["variants"], *report["variants"]]))
     head["complete"] = report["complete"] and earlier["complete"]
     head["examples"] = sum(row["examples"] for row in places.values())

@@ -163,7 +163,7 @@ def test_parts_on_our_own_kernels_add_up(tmp_path: Path) -> None:
         "dtypes": ["bfloat16"],
         "complete": True,
         "provenance": dict.fromkeys(("time", "ccelab", "commit", "python", "torch", "triton", "machine"), "")
-        | {"device": "Triton interpreter on the CPU"},
+        | {"device": "Triton interpreter on the CPU", "command": "pytest properties --hypothesis-profile=exhaustive"},
     }
     rows = [law_row("a", "pass"), law_row("b", "not applicable")]
     for variant in ("cce-exact", "cce", "cce-exact"):
@@ -172,6 +172,7 @@ def test_parts_on_our_own_kernels_add_up(tmp_path: Path) -> None:
         add(tmp_path / "found", [tmp_path / f"{variant}.json"])
     found = json.loads((tmp_path / "found" / "ours-bfloat16-cpu.json").read_text())
     assert found["variants"] == ["cce-exact", "cce"]
+    assert found["profile"] == "exhaustive"
     assert [(row["name"], row["variant"]) for row in found["laws"]] == [("a", "cce"), ("a", "cce-exact")]
     assert found["examples"] == sum(row["examples"] for row in found["laws"]) > 0
     (tmp_path / "broken.json").write_text(
