@@ -9,6 +9,7 @@ import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,6 +31,7 @@ from .emulation import own_machine
 from .floors import Floor, floors
 from .heat_map import heat_map
 from .measure import measure, worst_elements
+from .memory import keep_freed_memory
 from .names import OUTPUTS
 from .provenance import head_facts, provenance
 from .report import Report, Result
@@ -109,7 +111,10 @@ class _Bench:
 
     def __init__(self, setup: _Setup, truth: Solution) -> None:
         self.setup, self.truth = setup, truth
-        self.background: Background = background(setup.problem)
+
+    @cached_property
+    def background(self) -> Background:
+        return background(self.setup.problem)
 
     def one_by_one(self, variants: Sequence[Variant], progress: Progress) -> Iterator[tuple[int, Result]]:
         for place, variant in enumerate(variants):
@@ -217,6 +222,7 @@ def _start_worker(setup: _Setup, threads: int) -> None:
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
+    keep_freed_memory()
     _worker = _Bench(setup, double(setup.problem))
 
 
