@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ccelab.kernels import PRESETS
-from ccelab.properties.cases import DEVICE, DTYPES, draw, peaked, run
+from ccelab.kernels import PRESETS, gradients, look_ahead
+from ccelab.properties.cases import DEVICE, DTYPES, SMALL, draw, peaked, run
 
 REPEATS = 10 if DEVICE == "cuda" else 2  # a race shows on a GPU if anywhere
 
@@ -27,6 +27,24 @@ def test_a_call_repeats_bit_for_bit(variant: str) -> None:
         assert all(torch.equal(output, again[name]) for name, output in first.outputs.items())
         assert first.stats.tiles_kept_e == again.stats.tiles_kept_e
         assert first.stats.tiles_kept_c == again.stats.tiles_kept_c
+
+
+@pytest.mark.parametrize("bias", [None, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("variant", ["cce-exact", "cce,eps=2^-5", "cce-no-sort,eps=2^-5", "cce-kahan-full-c"])
+def test_any_number_of_programs_makes_the_residuals(
+    variant: str, bias: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A problem of these tests has fewer tiles than a GPU has multiprocessors: none would go on to a second one."""
+    case = peaked(53, 130, 40, variant=variant, bias=bias, reduction="mean", schedule=replace(SMALL, look_ahead=0))
+    monkeypatch.setattr(look_ahead, "DENSE", 1)
+    tiles = -(-53 // SMALL.backward.block_n) * -(-130 // SMALL.backward.block_v)
+    found = []
+    for workers in (tiles, 1, 3):
+        monkeypatch.setattr(gradients, "WORKERS", workers)
+        found.append(run(case, counts=False))
+    assert tiles > 6
+    for other in found[1:]:
+        assert all(torch.equal(output, other[name]) for name, output in found[0].outputs.items())
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
