@@ -11,13 +11,21 @@ from .adder_study import AdderStudy
 from .bench import Bench
 from .exhaustive import ExhaustiveTable
 from .files import load_object
+from .granularity_study import GranularityStudy
 from .report import Report
 from .schedule_study import ScheduleStudy
 from .sweep import Sweep
 
-Study = Sweep | Bench | ExhaustiveTable | AdderStudy | AdderCheck | ScheduleStudy
+Study = Sweep | Bench | ExhaustiveTable | AdderStudy | AdderCheck | ScheduleStudy | GranularityStudy
 KINDS: dict[
-    str, type[Sweep] | type[Bench] | type[ExhaustiveTable] | type[AdderStudy] | type[AdderCheck] | type[ScheduleStudy]
+    str,
+    type[Sweep]
+    | type[Bench]
+    | type[ExhaustiveTable]
+    | type[AdderStudy]
+    | type[AdderCheck]
+    | type[ScheduleStudy]
+    | type[GranularityStudy],
 ] = {
     "sweep": Sweep,
     "bench": Bench,
@@ -25,6 +33,7 @@ KINDS: dict[
     "adders": AdderStudy,
     "adder check": AdderCheck,
     "schedules": ScheduleStudy,
+    "granularity": GranularityStudy,
 }
 
 

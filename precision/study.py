@@ -91,6 +91,16 @@ def tile_by_tile() -> list[Variant]:
     return [v if v.accumulate == "fp32" else replace(v, increment="tile") for v in PRESETS.values()]
 
 
+def granularity(path: Path, device: str) -> None:
+    """What is lost by entries, by words of a block of rows, and by segments, at one threshold and at one error."""
+    from ccelab.reference.heads.resolve import resolve
+
+    from .granularity_study import granularity_study
+
+    head = resolve("planted:gemma-alpaca", tokens=512, vocabulary=256000, hidden=256)
+    write_json(granularity_study(head, progress=_say), path)
+
+
 def every_input(path: Path, device: str) -> None:
     """The elementwise pieces on all numbers of bf16, on this device."""
     import torch
@@ -109,6 +119,7 @@ def studies(device: str) -> dict[str, Callable[[], None]]:
         f"exhaustive-{device}": every_input,
     }
     if device == "cpu":
+        made["granularity"] = granularity  # in float64
         made["schedules"] = schedules  # in the interpreter, where the programs of a launch can be turned round
     else:
         made |= {"adder-cuda": adder, "filtering-cuda": real_filtering, "extremes-cuda": extremes}

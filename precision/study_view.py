@@ -10,6 +10,7 @@ from rich.console import Console
 from .adder_check import AdderCheck
 from .adder_study import AdderStudy
 from .exhaustive import ExhaustiveTable
+from .granularity_study import GranularityStudy
 from .names import GRADIENTS
 from .schedule_study import ScheduleStudy
 from .table import table
@@ -55,6 +56,18 @@ def show_schedules(study: ScheduleStudy, console: Console) -> None:
                 *(f"{100 * variant.agreement[name].same:.0f} %" for name in GRADIENTS),
             )
         console.print(rows)
+
+
+def show_granularity(study: GranularityStudy, console: Console) -> None:
+    """Errors over the gradient, of dE and dC."""
+    head = study.head
+    title = f"What a filter loses: {head['name']}, N={head['tokens']}, V={head['vocabulary']}, D={head['hidden']}"
+    columns = ("keeps", "eps", "kept", "read", *(f"{g}{tail}" for tail in ("", ", tail") for g in GRADIENTS.values()))
+    rows = table(title, *columns, left=1)
+    for p in study.points:
+        errors = (f"{found[g]:.1e}" for found in (p.dropped, p.with_tail) for g in GRADIENTS)
+        rows.add_row(p.granularity, f"2^{p.power}", f"{p.entries:.0f}", f"{p.gathered:.0f}", *errors)
+    console.print(rows)
 
 
 def show_laws(report: dict[str, Any], console: Console) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ccelab.precision import markdown
 from ccelab.precision.bench import Bench
 from ccelab.precision.frontier import FAMILIES, POWERS, C, E, frontier, is_peer, points
+from ccelab.precision.granularity_study import ENTRIES, SEGMENTS, WORDS, GranularityStudy
 from ccelab.precision.lessons import BENCHED, FRONTIER, HERE, PAPER, REAL, TILE, TILES, VARIED, lessons
 from ccelab.precision.plot_stages import draw
 from ccelab.precision.report import Report
@@ -91,6 +92,16 @@ def test_every_committed_file_is_accounted_for() -> None:
     for folder in ("baselines", "laws", "studies"):
         for path in (HERE / folder).glob("*.json"):
             assert f"`{folder}/{path.name}`" in page, path.name
+
+
+def test_entries_lose_more_and_read_more() -> None:
+    study = GranularityStudy.read(HERE / "studies" / "granularity.json")
+    for power in {point.power for point in study.points}:
+        entries, words, segments = (study.find(name, power) for name in (ENTRIES, WORDS, SEGMENTS))
+        for together, output in ((words, E), (segments, C)):
+            assert together.gathered < entries.gathered
+            assert together.dropped[output] < entries.dropped[output]
+            assert together.with_tail[output] < entries.with_tail[output]
 
 
 def test_the_frontier_is_what_is_said() -> None:

@@ -20,6 +20,7 @@ def show(
     from ..adder_check import AdderCheck
     from ..adder_study import AdderStudy
     from ..bench import Bench
+    from ..granularity_study import GranularityStudy
     from ..report import Report
     from ..saved import LawReport, read_saved
     from ..schedule_study import ScheduleStudy
@@ -40,6 +41,8 @@ def show(
             study_view.show_adders(found, console)
         elif isinstance(found, ScheduleStudy):
             study_view.show_schedules(found, console)
+        elif isinstance(found, GranularityStudy):
+            study_view.show_granularity(found, console)
         elif isinstance(found, AdderCheck):
             study_view.show_adder_check(found, console)
         else:

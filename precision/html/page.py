@@ -10,6 +10,7 @@ from ..adder_check import AdderCheck
 from ..bench import Bench
 from ..exhaustive import ExhaustiveTable
 from ..files import write_text
+from ..granularity_study import GranularityStudy
 from ..provenance import Provenance
 from ..report import Report
 from ..saved import Study
@@ -20,6 +21,7 @@ from .condition import condition
 from .deviations import deviations
 from .figure import Figure, Section
 from .filter_page import filter_page
+from .granularity import granularity, granularity_of
 from .heat import heat
 from .lines import QUANTITIES, lines_of, over_axis, table_of, where
 from .loss import loss
@@ -85,6 +87,8 @@ def _contents(shown: Shown) -> tuple[str, str, list[Section], list[str]]:
         return "The adder's model", shown.provenance.device, [check], []
     if isinstance(shown, ScheduleStudy):
         return "Schedules", shown.provenance.device, [schedules_of([shown])], []
+    if isinstance(shown, GranularityStudy):
+        return "Granularity", "float64, on the CPU", [granularity_of(shown)], []
     return "Adders", "models of tensor cores", [studies.adders_of(shown)], []
 
 
@@ -97,6 +101,7 @@ def sections(report: Report) -> list[Section]:
         heat(report),
         condition(report),
         filter_page(report),
+        granularity(),
         studies.extremes(),
         studies.tiles(),
         studies.adders(),
