@@ -235,8 +235,8 @@ def _entries(study: GranularityStudy) -> Iterator[str]:
     entries, words, segments = (study.find(name, power) for name in (ENTRIES, WORDS, SEGMENTS))
     yield (
         f"On {study.head['tokens']} rows of the drawn head (V={study.head['vocabulary']}), in float64, 2^{power} "
-        f"leaves {entries.entries:.0f} live entries per row. By entries, dE then lacks {entries.with_tail[E]:.1e} of its "
-        f"norm and dC {entries.with_tail[C]:.1e}, with a tail, and each entry reads a row of C and one of E. Words in which "
+        f"leaves {entries.entries:.0f} live entries per row. By entries, dE then lacks {entries.with_tail[E]:.1e} of "
+        f"its norm and dC {entries.with_tail[C]:.1e}, with a tail, and each reads a row of C and one of E. Words where "
         f"any of {SHARED[WORDS]} rows has a live entry are {words.gathered:.0f} rows of C per row, and leave "
         f"{words.with_tail[E]:.1e} of dE; segments of {SHARED[SEGMENTS]} words are {segments.gathered:.0f} rows of E, "
         f"and leave {segments.with_tail[C]:.1e} of dC. It is so at every threshold: what is kept together loses less, "

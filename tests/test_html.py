@@ -29,8 +29,8 @@ from ccelab.reference.heads import resolve
 
 VARIANTS = ("cce", "cce-exact", "cce-no-filter,accumulate=hilo")
 PAGES = (
-    "verdict", "stages", "survival", "heat", "condition", "filter", "granularity", "extremes", "tiles", "adders", "schedules",
-    "cost", "exhaustive", "worst", "loss", "deviations", "provenance",
+    "verdict", "stages", "survival", "heat", "condition", "filter", "granularity", "extremes", "tiles", "adders",
+    "schedules", "cost", "exhaustive", "worst", "loss", "deviations", "provenance",
 )  # fmt: skip
 
 
