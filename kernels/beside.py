@@ -7,9 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Self
 
 import torch
+
+
+@lru_cache
+def _queue_of(device: torch.device) -> torch.cuda.Stream:
+    """One for all calls: memory that is asked for on a queue is kept for it, 20 MiB at once."""
+    return torch.cuda.Stream(device)
 
 
 class Beside:
@@ -17,7 +24,7 @@ class Beside:
     what is given back must not be written to any more."""
 
     def __init__(self, device: torch.device) -> None:
-        self._queue = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._queue = _queue_of(device) if device.type == "cuda" else None
 
     def __enter__(self) -> Self:
         return self
