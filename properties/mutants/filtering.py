@@ -56,7 +56,7 @@ MUTANTS = (
         "cce",
         RESIDUAL,
         "is_tile_live(g, ",
-        "is_tile_live(tl.where(cols[None, :] == rows.target[:, None], p - 1.0, p), ",
+        "is_tile_live(tl.where(place[None, :] + first * TILES.block_v == rows.target[:, None], p - 1.0, p), ",
     ),
     Mutant(
         "the filter is inverted",
