@@ -33,6 +33,13 @@ def record_mass(Out, m, base, parts, segment, rows, N, V, SEGMENT: tl.constexpr)
 
 
 @device_function
+def split_and_rows(N, ROWS: tl.constexpr):
+    """(split of the forward pass, row numbers (ROWS,)) of a program; one for each pair."""
+    blocks = tl.cdiv(N, ROWS)
+    return tl.program_id(0) // blocks, (tl.program_id(0) % blocks) * ROWS + tl.arange(0, ROWS)
+
+
+@device_function
 def load_base(From, split, rows, N):
     """(rows,) what log masses of a split are less than they are."""
     return tl.load(From.base + split.to(tl.int64) * N + rows, mask=rows < N, other=0.0)

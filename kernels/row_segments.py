@@ -11,7 +11,7 @@ from .backend import commits, device_function, kernel
 from .backward import recompute_logits
 from .matrix import gather_rows, load_rows, store_rows
 from .products import WHOLE, cast_output
-from .record import load_base, load_log_mass, share_of
+from .record import load_base, load_log_mass, share_of, split_and_rows
 from .residual import cast_residual, is_live, is_target, load_row_data, logit_gradient, softmax
 from .rounding import dot
 from .scales import relative_scale
@@ -46,9 +46,7 @@ def live_rows_kernel(
     A segment's entries are at most its probability times their row's upstream gradients. Its target's may be as large
     as those, so that a target's segment is kept unless eps is 1 or more.
     """
-    blocks = tl.cdiv(N, ROWS)
-    split = tl.program_id(0) // blocks
-    i = (tl.program_id(0) % blocks) * ROWS + tl.arange(0, ROWS)
+    split, i = split_and_rows(N, ROWS)
     rows = load_row_data(Target, RowMax, LogSum, DLoss, DLse, i, N, ignore_index)
     of_target = (rows.target // SEGMENT).to(tl.int32)
     base, end = load_base(Record, split, i, N), tl.minimum((split + 1) * per_split, segments)

@@ -15,7 +15,7 @@ from .accumulate import HEADROOM
 from .backend import device_function, kernel, stage
 from .logits import soft_cap_slope
 from .matrix import gather_rows
-from .record import load_base, load_log_mass, share_of
+from .record import load_base, load_log_mass, share_of, split_and_rows
 from .residual import load_row_data
 from .rounding import upcast
 from .sampled_softmax import sampled_softmax
@@ -54,9 +54,7 @@ def lost_rows_kernel(
     ROWS: tl.constexpr,
 ):
     """The probability in the tiles that rows drop; one program per split of the forward pass and ROWS of them."""
-    blocks = tl.cdiv(N, ROWS)
-    split = tl.program_id(0) // blocks
-    i = (tl.program_id(0) % blocks) * ROWS + tl.arange(0, ROWS)
+    split, i = split_and_rows(N, ROWS)
     rows = load_row_data(Target, RowMax, LogSum, DLoss, DLse, i, N, ignore_index)
     base, end = load_base(Record, split, i, N), tl.minimum((split + 1) * per_split, segments)
     lost = tl.full((ROWS,), 0.0, tl.float64)

@@ -94,24 +94,23 @@ def granularity_study(
     study = GranularityStudy(provenance=provenance(torch.device("cpu")), head=head_facts(head, problem))
     e, c = head.embeddings.double(), head.classifier.double()
     softmax = torch.softmax(e @ c.T, 1)
+    targets = torch.arange(len(e)), head.targets
     residual = softmax.clone()
-    residual[torch.arange(len(e)), head.targets] -= 1
-    size = {"d_embeddings": float((residual @ c).norm()), "d_classifier": float((residual.T @ e).norm())}
-    sample = sample_rows(head.targets, -100)
+    residual[targets] -= 1
+    size = _norms(residual @ c, residual.T @ e)
+    sample = sample_rows(head.targets, problem.ignore_index)
     for done, power in enumerate(powers):
         progress(done, len(powers), f"eps=2^{power}")
         live = residual.abs() >= 2.0**power
-        live[torch.arange(len(e)), head.targets] = True
+        live[targets] = True
         for name, keep in KEPT.items():
             kept = keep(live, softmax, 2.0**power)
             lost = torch.where(kept, 0.0, residual)
             rows, spread = lost.sum(1), lost[sample].sum(0)
             spread = spread / spread.sum().clamp(min=torch.finfo(spread.dtype).tiny)
             of_e, of_c = lost @ c, lost.T @ e
-            tail = {
-                "d_embeddings": of_e - rows[:, None] * (spread @ c),
-                "d_classifier": of_c - spread[:, None] * (rows @ e),
-            }
+            dropped = _norms(of_e, of_c)
+            with_tail = _norms(of_e - rows[:, None] * (spread @ c), of_c - spread[:, None] * (rows @ e))
             entries = float(kept.double().sum(1).mean())
             study.points.append(
                 GranularityPoint(
@@ -119,8 +118,12 @@ def granularity_study(
                     power=power,
                     entries=entries,
                     gathered=entries / SHARED[name],
-                    dropped={g: float(x.norm()) / size[g] for g, x in zip(GRADIENTS, (of_e, of_c), strict=True)},
-                    with_tail={g: float(tail[g].norm()) / size[g] for g in GRADIENTS},
+                    dropped={g: dropped[g] / size[g] for g in GRADIENTS},
+                    with_tail={g: with_tail[g] / size[g] for g in GRADIENTS},
                 )
             )
     return study
+
+
+def _norms(of_e: Tensor, of_c: Tensor) -> dict[str, float]:
+    return {name: float(x.norm()) for name, x in zip(GRADIENTS, (of_e, of_c), strict=True)}

@@ -6,6 +6,7 @@ import math
 import re
 import textwrap
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from .adder_check import AdderCheck
@@ -172,10 +173,7 @@ def _dead(paper: Report) -> Iterator[str]:
 
 def _segments(bench: Bench, real: Report) -> Iterator[str]:
     rows = _timed(bench)
-
-    def figures(name: str) -> str:
-        return _figures(rows[name])
-
+    figures = partial(_figures, rows)
     fewest = rows["cce-segment"].kept
     yield (
         f"On the drawn head at {bench.places[0].shape}, on an {bench.provenance.device}, through the public call and "
@@ -202,16 +200,14 @@ def _timed(bench: Bench) -> dict[str, Row]:
     return {row.name: row for row in place.rows if row.cost is not None}
 
 
-def _figures(row: Row) -> str:
+def _figures(rows: dict[str, Row], name: str) -> str:
+    row = rows[name]
     return f"{row.products:.2f} products at {row.errors[E]:.1e} and {row.errors[C]:.1e}"
 
 
 def _thresholds_of_segments(bench: Bench) -> Iterator[str]:
     rows = _timed(bench)
-
-    def figures(name: str) -> str:
-        return _figures(rows[name])
-
+    figures = partial(_figures, rows)
     yield (
         f"The threshold is what its error is made of. At {bench.provenance.commit}, where `cce-segment` took "
         f"{rows['cce-segment'].products:.2f} products: "
@@ -223,7 +219,7 @@ def _thresholds_of_segments(bench: Bench) -> Iterator[str]:
     wider = {e: f"cce-segment,eps_e={e}" for e in ("2^-15", "2^-14")}
     yield (
         "Words are the smaller part of that work, so that dE looks closer than dC: at entries above a quarter of eps, "
-        f"the default of `eps_e`. At 2^-15 it is {figures(wider['2^-15'])}, at dC's own 2^-14 "
+        f"the default of `eps_e`. In that run it was {figures(wider['2^-15'])} at 2^-15, at dC's own 2^-14 "
         f"{figures(wider['2^-14'])}: a factor of "
         f"{rows[wider['2^-14']].errors[E] / rows['cce-segment'].errors[E]:.1f} in dE for "
         f"{rows['cce-segment'].products - rows[wider['2^-14']].products:.2f} of a product."
@@ -326,7 +322,7 @@ def _advice(paper: Report, real: Report, bench: Bench) -> Iterator[str]:
         f"{_both(paper, real, 'cce-kahan-full-c', C)} in dC; `cce-exact` is at the floor in both, and so is "
         f"`cce-stored`, in {rows['cce-stored'].products:.2f} products for {rows['cce-exact'].products:.2f}, where "
         "there is memory for what it stores. Where a filter may "
-        f"look at entries instead of tiles, `cce-segment` is at {_both(paper, real, 'cce-segment', E)} and "
+        f"look at segments instead of tiles, `cce-segment` is at {_both(paper, real, 'cce-segment', E)} and "
         f"{_both(paper, real, 'cce-segment', C)}, and gives back what it drops; on a large vocabulary it is by far the "
         "fastest."
     )

@@ -17,16 +17,7 @@ from .schedule_study import ScheduleStudy
 from .sweep import Sweep
 
 Study = Sweep | Bench | ExhaustiveTable | AdderStudy | AdderCheck | ScheduleStudy | GranularityStudy
-KINDS: dict[
-    str,
-    type[Sweep]
-    | type[Bench]
-    | type[ExhaustiveTable]
-    | type[AdderStudy]
-    | type[AdderCheck]
-    | type[ScheduleStudy]
-    | type[GranularityStudy],
-] = {
+KINDS: dict[str, type[Study]] = {
     "sweep": Sweep,
     "bench": Bench,
     "exhaustive": ExhaustiveTable,

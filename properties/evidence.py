@@ -34,8 +34,8 @@ def name_of(report: dict[str, Any]) -> str:
         model = re.search(r"[A-Z]+\d+", report["provenance"]["device"])
         place = model[0].lower() if model else place
     parts = [report["subject"], version, *report["dtypes"], place]
-    if own and profile_of(report) != "exhaustive":
-        parts.append(profile_of(report))
+    if own and (profile := profile_of(report)) != "exhaustive":
+        parts.append(profile)
     less = [f"without-{'-'.join(report['without'])}"] if report["without"] else []
     return "-".join(part for part in (*parts, *less) if part)
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 import torch
-from typer.testing import CliRunner
 
-from ccelab.precision.cli import app
-from ccelab.precision.files import write_json
 from ccelab.precision.granularity_study import (
     COLUMNS,
     ENTRIES,
@@ -69,11 +66,7 @@ def test_nothing_is_lost_where_all_is_kept(study: GranularityStudy) -> None:
         assert set(point.dropped.values()) == set(point.with_tail.values()) == {0.0}
 
 
-def test_it_is_drawn_and_shown(study: GranularityStudy, tmp_path: Path) -> None:
-    path = tmp_path / "granularity.json"
-    write_json(study, path)
-    assert GranularityStudy.read(path) == study
-    done = CliRunner().invoke(app, ["show", str(path), "--html"], env={"COLUMNS": "100"})
-    assert done.exit_code == 0, done.output
-    assert "segments of a row" in done.output
-    assert "What is kept together" in (tmp_path / "granularity.html").read_text()
+def test_it_is_drawn_and_shown(study: GranularityStudy, shown: Callable[[GranularityStudy], tuple[str, str]]) -> None:
+    printed, page = shown(study)
+    assert "segments of a row" in printed
+    assert "What is kept together" in page

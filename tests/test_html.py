@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from dataclasses import MISSING, fields, replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,9 +16,8 @@ import pytest
 from typer.testing import CliRunner
 
 from ccelab.kernels import Variant
-from ccelab.precision.adder_study import adder_study
+from ccelab.precision.adder_study import AdderStudy, adder_study
 from ccelab.precision.cli import app
-from ccelab.precision.files import write_json
 from ccelab.precision.html import write_page
 from ccelab.precision.html.page import render, sections
 from ccelab.precision.laboratory import build_report
@@ -158,14 +158,11 @@ def test_the_committed_studies_are_shown_and_complete() -> None:
     assert everywhere <= {path.name for path in STUDIES.glob("*.json")}
 
 
-def test_a_study_of_adders_is_drawn(tmp_path: Path) -> None:
+def test_a_study_of_adders_is_drawn(shown: Callable[[AdderStudy], tuple[str, str]]) -> None:
     study = adder_study(lambda machine, a, b: (a.double() @ b.double()).float(), ["exact"], lengths=(16, 32), draws=4)
     assert all(abs(point.bias) <= 1 and point.largest <= 1 for point in study.points)
-    path = tmp_path / "adders.json"
-    write_json(study, path)
-    done = CliRunner().invoke(app, ["show", str(path), "--html"])
-    assert done.exit_code == 0, done.output
-    assert "positive terms: bias" in (tmp_path / "adders.html").read_text()
+    _, page = shown(study)
+    assert "positive terms: bias" in page
 
 
 def test_show_prints_and_writes_the_page_again(report: Report, tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def test_the_picture_is_that_of_the_report() -> None:
 
 def test_every_committed_file_is_accounted_for() -> None:
     page = (HERE / "EVIDENCE.md").read_text()
-    for folder in ("baselines", "laws", "studies"):
+    for folder in ("baselines", "benches", "laws", "studies"):
         for path in (HERE / folder).glob("*.json"):
             assert f"`{folder}/{path.name}`" in page, path.name
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,14 +11,11 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from typer.testing import CliRunner
 
 from ccelab.kernels import Schedule, Statistics, Variant, default_schedule
 from ccelab.kernels.backend import IS_INTERPRETED
 from ccelab.precision import call
 from ccelab.precision import schedule_study as module
-from ccelab.precision.cli import app
-from ccelab.precision.files import write_json
 from ccelab.precision.html.schedules import schedules, schedules_of
 from ccelab.precision.program_order import last_program_first
 from ccelab.precision.schedule_study import (
@@ -157,19 +155,15 @@ def test_the_committed_study_says_what_the_page_does() -> None:
     assert min(kept) < 0.9 < max(kept)
 
 
-def test_it_is_drawn_and_shown(study: ScheduleStudy, tmp_path: Path) -> None:
+def test_it_is_drawn_and_shown(study: ScheduleStudy, shown: Callable[[ScheduleStudy], tuple[str, str]]) -> None:
     strips, table = schedules_of([study]).figures
     assert len(strips.panels) == 2
     assert [line.label for line in strips.legend] == ["default", "small", "loads"]
     assert strips.tables[2].rows[1][:4] == ["loads", "2 of 2", "2 of 2", "2 of 2"]
     assert "deterministic" in table.tables[0].rows[0][1]
-    path = tmp_path / "schedules.json"
-    write_json(study, path)
-    assert ScheduleStudy.read(path) == study
-    done = CliRunner().invoke(app, ["show", str(path), "--html"], env={"COLUMNS": "120"})
-    assert done.exit_code == 0, done.output
-    assert "bit for bit" in done.output
-    assert "Schedule spread" in path.with_suffix(".html").read_text()
+    printed, page = shown(study)
+    assert "bit for bit" in printed
+    assert "Schedule spread" in page
 
 
 def test_a_study_that_is_missing_is_said_to_be(tmp_path: Path) -> None:
