@@ -62,8 +62,8 @@ def host_stage(function: Callable[..., Any]) -> Callable[..., Any]:
 
 SIZES = (
     *("N", "V", "D", "samples", "ignore_index", "first", "tile", "block", "tiles", "blocks", "row_blocks"),
-    *("tiles_per_split", "segments", "per_split", "whole_splits", "blocks_of_last_split", "splits", "target_splits"),
-    *("words", "width", "count", "rows", "members", "size", "parts", "spans", "owners"),
+    *("tiles_per_split", "segments", "per_split", "whole_splits", "blocks_of_last_split", "at_once", "splits"),
+    *("target_splits", "words", "width", "count", "rows", "members", "size", "parts", "spans", "owners"),
 )
 """Kernel arguments that Triton must not compile anew for where they are 1 or a multiple of 16.
 

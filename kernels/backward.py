@@ -15,6 +15,7 @@ from .kept import kept_count, kept_tile
 from .logits import add_bias, dot_logits, soft_cap
 from .residual import cast_residual, gradient_of_block, is_tile_live, load_row_data, softmax
 from .scales import relative_scale
+from .swizzle import swizzled
 
 
 class Residuals(NamedTuple):
@@ -140,13 +141,14 @@ def residual_kernel(
     DLoss,
     DLse,
     Ordering,
-    List,  # of the one owner of all (tile of the group, block of rows): those that are kept, where it is known
+    List,  # of the one owner of all pairs (`swizzled`): those that are kept, where it is known
     Out,
     Blocks,  # a descriptor of Out.for_e, if any
     softcap,
     eps,
     first,  # tiles of the vocabulary before this group
-    tiles,  # of this group
+    tiles,  # of this group, or of its list
+    at_once,  # blocks of rows
     N,
     V,
     D,
@@ -159,8 +161,7 @@ def residual_kernel(
     E_DESCRIPTOR: tl.constexpr,
     C_DESCRIPTOR: tl.constexpr,
 ):
-    """Any number of programs, each of which goes through pairs (tile of the group, block of rows). Programs that run
-    together read the same rows of C.
+    """Any number of programs, each of which goes through pairs (tile of the group, block of rows).
 
     Not FLATTENED, and without a list, a program has one pair: the tensor core would wait for the first product of every
     other, and a store by a descriptor takes memory of a stage's."""
@@ -170,14 +171,14 @@ def residual_kernel(
     if FLATTENED or List.places is not None:
         for k in tl.range(tl.program_id(0), count, tl.num_programs(0), flatten=FLATTENED):
             place = k if List.places is None else kept_tile(List, 0, 0, k, 0, 1)
+            block, tile = swizzled(place, row_blocks, tiles, at_once)
             residual_tile(
-                E, C, Bias, Target, RowMax, LogSum, DLoss, DLse, Ordering, Out, Blocks, place % row_blocks,
-                place // row_blocks, softcap, eps, first, tiles, N, V, D, ignore_index, FILTER, KEEP_DEAD, DTYPE, TILES,
-                E_DESCRIPTOR, C_DESCRIPTOR
+                E, C, Bias, Target, RowMax, LogSum, DLoss, DLse, Ordering, Out, Blocks, block, tile, softcap, eps,
+                first, tiles, N, V, D, ignore_index, FILTER, KEEP_DEAD, DTYPE, TILES, E_DESCRIPTOR, C_DESCRIPTOR
             )  # fmt: skip
     else:
+        block, tile = swizzled(tl.program_id(0), row_blocks, tiles, at_once)
         residual_tile(
-            E, C, Bias, Target, RowMax, LogSum, DLoss, DLse, Ordering, Out, Blocks, tl.program_id(0) % row_blocks,
-            tl.program_id(0) // row_blocks, softcap, eps, first, tiles, N, V, D, ignore_index, FILTER, KEEP_DEAD, DTYPE,
-            TILES, E_DESCRIPTOR, C_DESCRIPTOR
+            E, C, Bias, Target, RowMax, LogSum, DLoss, DLse, Ordering, Out, Blocks, block, tile, softcap, eps,
+            first, tiles, N, V, D, ignore_index, FILTER, KEEP_DEAD, DTYPE, TILES, E_DESCRIPTOR, C_DESCRIPTOR
         )  # fmt: skip

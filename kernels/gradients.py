@@ -130,7 +130,9 @@ class _Backward:
         self.keeps_dead = (self.want_e, self.want_c) != tuple(self._drops.values())  # one gradient takes in all
         self.computes_all = self.keeps_dead or self.want_bias
         marks = None if ahead is None else ahead.tiles(self.order)
-        self.lists = None if marks is None else TileLists(marks, self.step, {name: self._span(name) for name in "ec"})
+        self.at_once = call.schedule.blocks_in_cache(self.row_blocks)
+        spans = {name: self._span(name) for name in "ec"}
+        self.lists = None if marks is None else TileLists(marks, self.step, self.at_once, spans)
         self.judges = any(self._drops.values()) and self.lists is None
         self.tail: TileTail | None = None
         if ahead is not None and marks is not None and self.variant.tail == "rank1":
@@ -142,9 +144,9 @@ class _Backward:
     def run(self) -> Gradients:
         call, device = self.call, self.call.embeddings.device
         acc = _accumulator(call.embeddings, self.variant, self._blocks_of_e()) if self.want_e else None
-        # An ignored row may hold NaN, and 0 times NaN is NaN.
-        valid = (call.targets != call.ignore_index)[:, None]
-        embeddings = torch.where(valid, call.embeddings, 0) if self.want_c else None
+        # Until its sums are complete, dE's memory holds what dC takes of E.
+        of_rows = torch.empty((self.n, self.d), dtype=self.dtype, device=device)
+        embeddings = self._rows_that_count(of_rows) if self.want_c else None
         d_classifier = torch.empty((self.v, self.d), dtype=self.dtype, device=device) if self.want_c else None
         d_bias = (
             torch.empty(self.v, dtype=call.bias.dtype, device=device)
@@ -167,7 +169,7 @@ class _Backward:
                     self._write_bias(group, found, d_bias)
                 beside.wait(is_ready if len(rooms) > 1 else None)
                 group = following
-        d_embeddings = self._finish_embeddings(acc) if acc is not None else None
+        d_embeddings = self._finish_embeddings(acc, of_rows) if acc is not None else None
         if self.stats is not None:
             self._report(self.stats)
         return d_embeddings, d_classifier, d_bias
@@ -245,7 +247,7 @@ class _Backward:
         if out.for_e is not None:
             blocks, has_descriptor = self._factor(out.for_e, (tiles.block_n, tiles.block_v))
             blocks = blocks if has_descriptor else None
-        programs = self.row_blocks * group.tiles
+        programs, tiles_of_places = self.row_blocks * group.tiles, group.tiles if kept is ALL else self.step
         # A second store spills registers there, and a filter's decision has the tensor core wait for every product: 842
         # ms for 17 (H100, N=8192, V=256000, D=2304). Of cce-exact it saves 0.04 of 4.45 products (H200).
         flattened = blocks is not None and out.for_c is None and not self.judges
@@ -262,7 +264,8 @@ class _Backward:
             call.softcap,
             self.variant.threshold(torch.finfo(self.dtype).eps),
             group.tile,
-            group.tiles,
+            tiles_of_places,
+            self.at_once,
             self.n,
             self.v,
             self.d,
@@ -391,8 +394,12 @@ class _Backward:
             enable_fp_fusion=self.call.schedule.fp_fusion,
         )
 
-    def _finish_embeddings(self, acc: Accumulator) -> Tensor:
-        out = torch.empty((self.n, self.d), dtype=self.dtype, device=self.call.embeddings.device)
+    def _rows_that_count(self, out: Tensor) -> Tensor:
+        """E in `out`, with zeros in ignored rows: they may hold NaN, and 0 times NaN is NaN."""
+        valid = (self.call.targets != self.call.ignore_index)[:, None]
+        return torch.where(valid, self.call.embeddings, out.new_zeros(()), out=out)
+
+    def _finish_embeddings(self, acc: Accumulator, out: Tensor) -> Tensor:
         programs, rows, columns = self._blocks_of_e()
         finish_embeddings_kernel[(programs,)](
             acc,

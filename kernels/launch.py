@@ -144,6 +144,7 @@ def forward_partial(call: Call, room: Room = NO_ROOM) -> Partial:
         per_split,
         whole,
         of_last,
+        call.schedule.blocks_at_once(n, v),
         VARIANT=flags,
         TILES=tiles,
         SEGMENT=call.schedule.segment_columns,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 import triton
@@ -12,6 +13,10 @@ from .variant import Variant
 
 WORKERS = 132
 """Multiprocessors of an H100. Elsewhere the answer is the same, if not as fast."""
+
+L2_BYTES = 20 * 2**20
+"""Rows of E that are read again and again may take so much: an H100 has 50 MB of cache in two halves, and what all
+multiprocessors read is in both."""
 
 GROUP_BYTES = 2**27
 """Memory for the residuals of one group, and for its words where they are gathered. At N=8192 in bf16 that is 8192
@@ -101,6 +106,9 @@ class Schedule:
     workers: int | None = None
     """Programs that run at once, where the cut follows them instead: ranges in which each has equally much to do, and a
     shorter last one, of which one program does several blocks of rows."""
+    row_blocks: int | None = None
+    """Blocks of rows whose part of E stays in the L2 cache, while it is read for every tile of the vocabulary: no more
+    go through that together, but where the forward pass ends later so. None: any number."""
     segment: int | None = None
     """Columns of a segment of rows, of which the forward pass sums each apart; None: half a tile of the forward pass,
     where that is 16 or more."""
@@ -120,6 +128,8 @@ class Schedule:
             raise ValueError(f"splits={self.splits!r} is not a positive number")
         if self.workers is not None and (not isinstance(self.workers, int) or self.workers < 1):
             raise ValueError(f"workers={self.workers!r} is not a positive number, nor None")
+        if self.row_blocks is not None and (not isinstance(self.row_blocks, int) or self.row_blocks < 1):
+            raise ValueError(f"row_blocks={self.row_blocks!r} is not a positive number, nor None")
         if not isinstance(self.terms_per_increment, int) or self.terms_per_increment < 1:
             raise ValueError(f"terms_per_increment={self.terms_per_increment!r} is not a positive number")
         width = self.segment_columns
@@ -135,14 +145,10 @@ class Schedule:
 
     def tiles_per_split(self, n: int, v: int) -> int:
         """Of the forward pass, but for a shorter last split."""
-        blocks, tiles = self._cut(n, v)
+        _, tiles = self._cut(n, v)
         if self.workers is None:
             return max(1, -(-tiles // self.splits))
-        # A tile of the last split counts half as much again: its programs share none of their rows of C. With equal
-        # counts they were the last to finish: 1.066 of a product for 1.044 in 4 splits (H100, N=8192, V=256000).
-        programs = self._at_once(blocks)
-        whole, spare = divmod(programs, blocks)
-        return max(1, -(-3 * blocks * tiles // (3 * blocks * whole + 2 * spare)))
+        return _equal_share(tiles, self.blocks_at_once(n, v), self.workers)
 
     def count_splits(self, n: int, v: int) -> int:
         """Of the forward pass, the last one included."""
@@ -153,24 +159,36 @@ class Schedule:
         """Blocks of rows that one program does of the last split, where that is shorter than others."""
         blocks, tiles = self._cut(n, v)
         whole = tiles // self.tiles_per_split(n, v)
-        spare = 0 if self.workers is None else self._at_once(blocks) - blocks * whole
+        spare = 0 if self.workers is None else self.workers - self.blocks_at_once(n, v) * whole
         return -(-blocks // spare) if spare > 0 else 1
+
+    def blocks_at_once(self, n: int, v: int) -> int:
+        """Blocks of rows that go through the vocabulary together in the forward pass, before the next ones do."""
+        blocks, tiles = self._cut(n, v)
+        if self.workers is None:
+            return self.blocks_in_cache(blocks)
+        return _blocks_at_once(blocks, tiles, self.row_blocks or blocks, self.workers)
+
+    def blocks_in_cache(self, blocks: int) -> int:
+        """Of so many, the most that are no more than `row_blocks`, and nearly as many each time."""
+        return max(1, -(-blocks // max(1, -(-blocks // (self.row_blocks or max(1, blocks))))))
 
     def _cut(self, n: int, v: int) -> tuple[int, int]:
         """Blocks of rows and tiles of the vocabulary in the forward pass, at least one each."""
         return max(1, -(-n // self.forward.block_n)), max(1, -(-v // self.forward.block_v))
 
-    def _at_once(self, blocks: int) -> int:
-        """Programs in as few rounds of `workers` as hold one for every block of rows."""
-        assert self.workers is not None
-        return self.workers * max(1, -(-blocks // self.workers))
-
     def merged(self, block: int, variant: Variant, *, stores: bool) -> int:
         """Tiles of `block` terms that one increment of a gradient is of, dropped ones counted: twice as many where
-        residuals take no memory of their own (2.18 products for 2.23 of the backward pass on an H200)."""
+        residuals take no memory of their own (2.18 products for 2.23 of the backward pass on an H200), and two thirds
+        more where nothing is dropped, so that no second room for residuals is of use."""
         if variant.increment == "tile":
             return 1
-        return max(1, (2 if stores else 1) * self.terms_per_increment // block)
+        terms = self.terms_per_increment
+        if stores:
+            terms *= 2
+        elif not (variant.filter_e or variant.filter_c):
+            terms += 2 * terms // 3
+        return max(1, terms // block)
 
     @property
     def segment_columns(self) -> int:
@@ -195,9 +213,39 @@ class Schedule:
         fusion = ", fp fusion" if self.fp_fusion else ""
         merged = f", {self.terms_per_increment} terms per group" if self.terms_per_increment > 1 else ""
         cut = f"in {self.splits} split(s)" if self.workers is None else f"for {self.workers} programs"
+        if self.row_blocks is not None:
+            cut += f", {self.row_blocks} blocks of rows in cache"
         passes = f"forward {self.forward} {cut}, backward {self.backward}"
         segment = "" if self.segment is None else f", segments of {self.segment}"
         return f"{passes}, products {self.product}{merged}{segment}{loads}{fusion}"
+
+
+def _equal_share(tiles: int, at_once: int, workers: int) -> int:
+    """Tiles of a split, where as many blocks of rows go through the vocabulary `at_once`.
+
+    A tile of the last split counts half as much again: its programs share none of their rows of C. With equal counts
+    they were the last to finish: 1.066 of a product for 1.044 in 4 splits (H100, N=8192, V=256000)."""
+    whole, spare = divmod(workers, at_once)
+    return max(1, -(-3 * at_once * tiles // (3 * at_once * whole + 2 * spare)))
+
+
+@lru_cache
+def _blocks_at_once(blocks: int, tiles: int, in_cache: int, workers: int) -> int:
+    """Those of the blocks of rows with which the last program ends first, in the time of a tile.
+
+    With 32 of 64 blocks the forward pass took 1.022 products; with 22, which leave multiprocessors without work in the
+    third round, 1.09; with 16, which read C four times, 1.029; and with all, of which the cache holds 35, 1.030 (H200,
+    N=8192, V=256000, D=2304)."""
+
+    def end(at_once: int) -> float:
+        each = _equal_share(tiles, at_once, workers)
+        whole, rest = divmod(tiles, each)
+        rounds, spare = -(-blocks // at_once), workers - at_once * whole
+        of_last_split = 1.5 * rest * -(-blocks // spare) if spare > 0 else 0.0
+        misses = 1.02 if at_once > in_cache else 1.0
+        return misses * max(rounds * each, of_last_split) + rounds * (1 + tiles / 600)
+
+    return min(range(min(blocks, workers), 0, -1), key=end)
 
 
 def default_schedule(dtype: torch.dtype, n: int, d: int) -> Schedule:
@@ -235,6 +283,7 @@ def default_schedule(dtype: torch.dtype, n: int, d: int) -> Schedule:
         product=product,
         terms_per_increment=terms,
         workers=WORKERS,
+        row_blocks=max(1, L2_BYTES // (forward.block_n * max(d, 1) * dtype.itemsize)),
         # Smaller vocabularies of trained heads have few dead tiles, and at fp32's threshold all have.
         look_ahead=None if dtype == torch.float32 else 2**16,
     )

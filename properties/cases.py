@@ -29,9 +29,10 @@ SMALL = Schedule(
     splits=2,
     group=2,
     terms_per_increment=32,
+    row_blocks=2,
 )
 """Tiles so small that ragged problems of interpreter size exceed two of them in each of N, V and D, two increments of
-two tiles, and two groups."""
+two tiles (of three where nothing is dropped), two groups, and the blocks of rows that are computed at once."""
 
 Subject = Callable[..., Any]
 

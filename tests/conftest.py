@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import ccelab.kernels  # noqa: F401
+
+
+@pytest.fixture
+def fresh_memory_is_nan() -> Iterator[None]:
+    """What a bug leaves unwritten would often hold the right numbers, of a call before."""
+    torch.use_deterministic_algorithms(True, warn_only=True)  # by torch's default that fills it
+    yield
+    torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ KILLED = (AssertionError, pytest.fail.Exception)
 LAWS = catalogue.by_name()
 
 
+@pytest.mark.usefixtures("fresh_memory_is_nan")
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_a_mutant_is_killed_by_its_law(mutant: Mutant, tmp_path: Path) -> None:
     law, variant = LAWS[mutant.law], Variant.parse(mutant.variant)

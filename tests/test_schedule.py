@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
-from ccelab.kernels import ProductTiles, Schedule, Tiles, Variant, default_schedule, gradients
+from ccelab.kernels import ProductTiles, Schedule, Tiles, Variant, default_schedule, gradients, look_ahead
 from ccelab.kernels import schedule as schedule_module
 from ccelab.kernels.backward import Residuals
 from ccelab.properties.cases import DTYPES, SMALL, assert_within_budget, draw, peaked, run
@@ -22,10 +23,12 @@ def test_tiles_are_powers_of_two_from_16(name: str, size: int) -> None:
         replace(BASE, **{name: size})
 
 
-@pytest.mark.parametrize("splits", [0, -1])
-def test_there_is_a_split(splits: int) -> None:
-    with pytest.raises(ValueError, match=f"splits={splits}"):
-        replace(SMALL, splits=splits)
+@pytest.mark.parametrize("name", ["splits", "row_blocks"])
+@pytest.mark.parametrize("count", [0, -1])
+def test_there_is_one_at_least(name: str, count: int) -> None:
+    changes: dict[str, Any] = {name: count}
+    with pytest.raises(ValueError, match=f"{name}={count}"):
+        replace(SMALL, **changes)
 
 
 @pytest.mark.parametrize("segment", [0, 8, 24, 64, 16.0])
@@ -40,6 +43,7 @@ def test_it_prints_everything_that_is_numerical() -> None:
         for s in (
             SMALL,
             replace(SMALL, splits=3),
+            replace(SMALL, row_blocks=3),
             replace(SMALL, descriptors=False),
             replace(SMALL, fp_fusion=True),
             replace(SMALL, segment=32),
@@ -47,7 +51,7 @@ def test_it_prints_everything_that_is_numerical() -> None:
             replace(SMALL, backward=replace(SMALL.backward, block_d=64)),
         )
     }
-    assert len(texts) == 7
+    assert len(texts) == 8
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -137,10 +141,53 @@ def test_any_segment_is_within_its_own_budget(segment: int, workers: int | None)
     assert stats.tiles_skipped_c
 
 
+@pytest.mark.parametrize("row_blocks", [None, 2])
 @pytest.mark.parametrize("workers", [1, 3, 4, 9, 40])
-def test_equal_shares_of_the_forward_pass_are_within_budget(workers: int) -> None:
-    case = draw((70,), 200, 40, variant="cce-exact", schedule=replace(SMALL, workers=workers))
-    assert_within_budget(case)
+def test_equal_shares_of_the_forward_pass_are_within_budget(workers: int, row_blocks: int | None) -> None:
+    schedule = replace(SMALL, workers=workers, row_blocks=row_blocks)
+    assert_within_budget(draw((70,), 200, 40, variant="cce-exact", schedule=schedule))
+
+
+@pytest.mark.usefixtures("fresh_memory_is_nan")
+@pytest.mark.parametrize("row_blocks", [None, 1, 3, 4, 100])
+@pytest.mark.parametrize("variant", ["cce-exact", "cce,eps=2^-5", "cce-no-sort,eps=2^-5", "cce-kahan", "cce-stored"])
+def test_blocks_of_rows_at_once_change_nothing(
+    variant: str, row_blocks: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of five, two at once; with lists of kept tiles, where something is dropped, and groups of two tiles, the last of
+    which has one."""
+    monkeypatch.setattr(look_ahead, "DENSE", 0)
+    base = replace(SMALL, look_ahead=0)
+    one, other = (
+        run(peaked(70, 140, 40, variant=variant, schedule=replace(base, row_blocks=blocks)), counts=False)
+        for blocks in (SMALL.row_blocks, row_blocks)
+    )
+    for name, output in one.outputs.items():
+        assert torch.equal(output, other[name]), name
+
+
+def test_blocks_in_cache_are_nearly_as_many_each_time() -> None:
+    def at_once(row_blocks: int | None) -> list[int]:
+        return [replace(SMALL, row_blocks=row_blocks).blocks_in_cache(blocks) for blocks in (0, 1, 5, 8, 9)]
+
+    assert at_once(None) == [1, 1, 5, 8, 9]
+    assert at_once(1) == [1, 1, 1, 1, 1]
+    assert at_once(4) == [1, 1, 3, 4, 3]
+
+
+def test_rows_go_through_the_vocabulary_in_even_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of E that the cache holds, if all multiprocessors then have as much to do; all rows, if not."""
+    monkeypatch.setattr(schedule_module, "IS_INTERPRETED", False)
+
+    def at_once(n: int, v: int, d: int) -> int:
+        return default_schedule(torch.bfloat16, n, d).blocks_at_once(n, v)
+
+    assert at_once(8192, 256000, 2304) == 32
+    assert at_once(8192, 256000, 576) == 64
+    assert at_once(8192, 256000, 8192) == 64  # the cache holds 10: seven rounds
+    assert at_once(65536, 131072, 2304) == 32
+    assert at_once(128, 32000, 2304) == 1
+    assert at_once(0, 32000, 2304) == 1
 
 
 def test_no_program_of_the_last_split_has_more_to_do() -> None:
@@ -148,8 +195,9 @@ def test_no_program_of_the_last_split_has_more_to_do() -> None:
     for n, v in ((8192, 256000), (8192, 49152), (65536, 131072), (2048, 152064), (1000, 32000)):
         schedule = default_schedule(torch.bfloat16, n, 2304)
         tiles, each = -(-v // schedule.forward.block_v), schedule.tiles_per_split(n, v)
+        rounds = -(-n // schedule.forward.block_n) / schedule.blocks_at_once(n, v)
         last = tiles % each * schedule.blocks_of_last_split(n, v)
-        assert last <= 1.1 * each, (n, v)
+        assert last <= 1.1 * each * rounds, (n, v)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)

@@ -105,6 +105,14 @@ MUTANTS = (
         "blocks = max(group.tiles * self.tiles.block_v // rows - 1, 1)",
     ),
     Mutant(
+        "the last blocks of rows are taken for as many as the others",
+        "every_output_is_within_its_budget",
+        "cce-exact",
+        "swizzle:swizzled",
+        "rest // blocks",
+        "rest // at_once",
+    ),
+    Mutant(
         "the vocabulary is sorted for dE alone",
         "gradients_do_not_depend_on_who_else_asks",
         "cce",
