@@ -186,7 +186,7 @@ class Schedule:
         terms = self.terms_per_increment
         if stores:
             terms *= 2
-        elif not (variant.filter_e or variant.filter_c):
+        elif not variant.drops:
             terms += 2 * terms // 3
         return max(1, terms // block)
 

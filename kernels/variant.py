@@ -103,6 +103,11 @@ class Variant:
                 f"eps={shown(self.eps)} has no effect with filter_e=no and filter_c=no; leave it out or switch one on"
             )
 
+    @property
+    def drops(self) -> bool:
+        """Whether anything may be left out."""
+        return (self.filter_e or self.filter_c) and self.eps != 0
+
     def threshold(self, spacing: float) -> float:
         """eps, or its default for a dtype whose finfo(dtype).eps is `spacing`."""
         return spacing / 32 if self.eps is None else self.eps
