@@ -19,7 +19,8 @@ from ccelab.kernels import Variant
 from ccelab.precision.adder_study import AdderStudy, adder_study
 from ccelab.precision.cli import app
 from ccelab.precision.html import write_page
-from ccelab.precision.html.page import render, sections
+from ccelab.precision.html.contents import sections
+from ccelab.precision.html.page import render
 from ccelab.precision.laboratory import build_report
 from ccelab.precision.markdown import BASELINES
 from ccelab.precision.report import Report, Result
