@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,13 +13,12 @@ from .backend import IS_INTERPRETED, TL_DTYPES
 from .backward import Residuals, residual_kernel
 from .beside import Beside
 from .exponentials import Exponentials
+from .groups import Group, groups
 from .kept import ALL, Kept, kept_lists
 from .launch import Call, Room, looks_ahead, matrix, operand, options, vector
 from .look_ahead import LookAhead
-from .ordering import mean_logit_order, mean_prob_order
 from .products import bias_kernel, classifier_kernel, embeddings_kernel, finish_embeddings_kernel
 from .rank1 import NO_TAIL, Rank1, TileTail, tail_of_tiles
-from .sampling import sample_rows
 from .scales import shared_scales
 from .schedule import GROUP_BYTES, WORKERS
 from .segments import segment_gradients
@@ -30,21 +27,13 @@ from .stored_residual import stored_residual_kernel
 from .tile_lists import TileLists
 from .upstream import Upstream
 from .variant import Variant
+from .vocabulary_order import places_of_targets, vocabulary_order
 
 STORED_ROWS, STORED_WARPS = 16, 4
 """Of a program that makes residuals of what is stored: few registers, so that many wait for memory at once. 3 ms for 16
 with 32 rows of 64 columns (H200, N=8192, V=256000)."""
 
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Group:
-    """A range of the vocabulary as this call orders it, whole tiles but for the last."""
-
-    tile: int  # the first
-    tiles: int
-    classifier: Tensor  # its rows
 
 
 def backward(
@@ -102,19 +91,15 @@ class _Backward:
         self.row_blocks = triton.cdiv(self.n, self.tiles.block_n)
         # In fp32 the scales of rows are left to increments of dE alone.
         self.shared = upstream.even and self.dtype != torch.float32
-        self.order = _vocabulary_order(call, row_max, log_sum)
+        self.order = vocabulary_order(call, row_max, log_sum)
         self.bias, self.target = vector(call.bias), vector(call.targets)
         self.rows = (self.target, row_max, log_sum, vector(upstream.dloss), vector(upstream.dlse))
         # What residuals know of rows: targets, and what marks ignored ones, in the vocabulary's order.
-        places, self.ignored_place = _places_of_targets(call, self.order)
+        places, self.ignored_place = places_of_targets(call, self.order)
         self.placed_rows = (vector(places), *self.rows[1:])
-        cuts = {
-            "e": (self.tiles.block_v, triton.cdiv(self.v, self.tiles.block_v)),
-            "c": (self.tiles.block_n, self.row_blocks),
-        }
         self.merged = {
-            name: min(count, call.schedule.merged(block, self.variant, stores=stored is not None))
-            for name, (block, count) in cuts.items()
+            name: min(tiles, call.schedule.merged(name, self.variant, stores=stored is not None))
+            for name, tiles in (("e", triton.cdiv(self.v, self.tiles.block_v)), ("c", self.row_blocks))
         }
         wide = self.merged["e"] > 1, self.merged["c"] >= self.row_blocks > 1
         self.of = {name: self.product.wide if x else self.product for name, x in zip("ec", wide, strict=True)}
@@ -144,23 +129,24 @@ class _Backward:
     def run(self) -> Gradients:
         call, device = self.call, self.call.embeddings.device
         acc = _accumulator(call.embeddings, self.variant, self._blocks_of_e()) if self.want_e else None
+        d_embeddings = torch.empty((self.n, self.d), dtype=self.dtype, device=device) if self.want_e else None
         # Until its sums are complete, dE's memory holds what dC takes of E.
-        of_rows = torch.empty((self.n, self.d), dtype=self.dtype, device=device)
-        embeddings = self._rows_that_count(of_rows) if self.want_c else None
+        embeddings = self._rows_that_count(d_embeddings) if self.want_c else None
         d_classifier = torch.empty((self.v, self.d), dtype=self.dtype, device=device) if self.want_c else None
         d_bias = (
             torch.empty(self.v, dtype=call.bias.dtype, device=device)
             if self.want_bias and call.bias is not None
             else None
         )
-        rooms, groups = [self._room() for _ in range(self._count_rooms())], self._groups()
-        group = next(groups, None)
+        rooms = [self._room() for _ in range(self._count_rooms())]
+        remaining = groups(call.classifier, self.order, self.tiles.block_v, self.step)
+        group = next(remaining, None)
         with Beside(device) as beside:
             while group is not None:
                 rooms.reverse()
                 found = self._residuals(group, rooms[0])
                 with beside.launches():
-                    following, is_ready = next(groups, None), beside.mark()
+                    following, is_ready = next(remaining, None), beside.mark()
                     if embeddings is not None and d_classifier is not None:
                         self._write_classifier(group, found, embeddings, d_classifier)
                 if acc is not None:
@@ -169,7 +155,8 @@ class _Backward:
                     self._write_bias(group, found, d_bias)
                 beside.wait(is_ready if len(rooms) > 1 else None)
                 group = following
-        d_embeddings = self._finish_embeddings(acc, of_rows) if acc is not None else None
+        if acc is not None and d_embeddings is not None:
+            self._finish_embeddings(acc, d_embeddings)
         if self.stats is not None:
             self._report(self.stats)
         return d_embeddings, d_classifier, d_bias
@@ -186,28 +173,10 @@ class _Backward:
         tiles: int = triton.cdiv(self.v, block)
         return max(1, min(step, tiles))
 
-    def _groups(self) -> Iterator[_Group]:
-        block, step = self.tiles.block_v, self.step
-        tiles = triton.cdiv(self.v, block)
-        # Two rooms, so that the next group's words are gathered while those of one are multiplied.
-        rooms = [] if self.order is None else [self.call.classifier.new_empty((step * block, self.d)) for _ in range(2)]
-        for first in range(0, tiles, step):
-            words = slice(first * block, min((first + step) * block, self.v))
-            rooms.reverse()
-            yield _Group(tile=first, tiles=min(step, tiles - first), classifier=self._gathered(words, rooms))
-
     def _increments(self, tiles: int) -> int:
         """Of dE in so many tiles. Wide blocks leave no registers for a sum beside an increment, and narrow ones are for
         few rows, where launches are what takes the time."""
         return 1 if self.of["e"].columns > self.product.columns else max(1, tiles // self.merged["e"])
-
-    def _gathered(self, words: slice, rooms: list[Tensor]) -> Tensor:
-        """Rows of C in order, as a block in the first room: gathered by pointers, every product would wait for its
-        loads."""
-        classifier = self.call.classifier
-        if self.order is None:
-            return classifier[words]
-        return torch.index_select(classifier, 0, self.order[words], out=rooms[0][: words.stop - words.start])
 
     def _count_rooms(self) -> int:
         """With a second one, residuals of the next group do not wait for dC of this one. Of 128 MiB it is worth 0.14
@@ -232,7 +201,7 @@ class _Backward:
             width=width,
         )
 
-    def _residuals(self, group: _Group, room: Residuals) -> Residuals:
+    def _residuals(self, group: Group, room: Residuals) -> Residuals:
         if self.stored is not None:
             return self._residuals_in_place(group, room, self.stored)
         call, tiles, out = self.call, self.tiles, room
@@ -281,7 +250,7 @@ class _Backward:
         )
         return out
 
-    def _residuals_in_place(self, group: _Group, room: Residuals, stored: Exponentials) -> Residuals:
+    def _residuals_in_place(self, group: Group, room: Residuals, stored: Exponentials) -> Residuals:
         call, tiles, tile = self.call, self.tiles, self.call.schedule.forward.block_v
         columns = min(tiles.block_v, tile)
         rows = tiles.block_n if IS_INTERPRETED else min(tiles.block_n, STORED_ROWS)
@@ -313,7 +282,7 @@ class _Backward:
     def _filters(self, name: str) -> bool:
         return bool(getattr(self.variant, f"filter_{name}"))
 
-    def _kept(self, group: _Group, found: Residuals, name: str) -> Kept:
+    def _kept(self, group: Group, found: Residuals, name: str) -> Kept:
         """The tiles of a group that gradient `name` takes in, for every block of its rows; counted where asked for."""
         if self.lists is not None and self._filters(name):
             return self.lists.embeddings(group.tile) if name == "e" else self.lists.classifier(group.tile)
@@ -332,7 +301,7 @@ class _Backward:
         of_all = self.step if name == "e" else self.row_blocks
         return self.merged[name] if self.merged[name] > 1 else of_all
 
-    def _add_embeddings(self, group: _Group, found: Residuals, acc: Accumulator) -> None:
+    def _add_embeddings(self, group: Group, found: Residuals, acc: Accumulator) -> None:
         programs, rows, columns = self._blocks_of_e()
         step = self.of["e"].step(self.tiles.block_v)
         kept = self._kept(group, found, "e")
@@ -355,7 +324,7 @@ class _Backward:
             C_DESCRIPTOR=c_descriptor,
         )
 
-    def _write_classifier(self, group: _Group, found: Residuals, embeddings: Tensor, out: Tensor) -> None:
+    def _write_classifier(self, group: Group, found: Residuals, embeddings: Tensor, out: Tensor) -> None:
         product, rows = self.of["c"], min(self.product.rows, self.tiles.block_v)
         step = product.step(self.tiles.block_n)
         g, g_descriptor = self._factor(found.for_e if found.for_c is None else found.for_c, (step, rows))
@@ -380,7 +349,7 @@ class _Backward:
             E_DESCRIPTOR=e_descriptor,
         )
 
-    def _write_bias(self, group: _Group, found: Residuals, out: Tensor) -> None:
+    def _write_bias(self, group: Group, found: Residuals, out: Tensor) -> None:
         block = self.tiles.block_v
         bias_kernel[(group.tiles,)](
             found.bias,
@@ -394,12 +363,12 @@ class _Backward:
             enable_fp_fusion=self.call.schedule.fp_fusion,
         )
 
-    def _rows_that_count(self, out: Tensor) -> Tensor:
-        """E in `out`, with zeros in ignored rows: they may hold NaN, and 0 times NaN is NaN."""
-        valid = (self.call.targets != self.call.ignore_index)[:, None]
-        return torch.where(valid, self.call.embeddings, out.new_zeros(()), out=out)
+    def _rows_that_count(self, out: Tensor | None) -> Tensor:
+        """E in `out`, if any, with zeros in ignored rows: they may hold NaN, and 0 times NaN is NaN."""
+        embeddings, valid = self.call.embeddings, self.call.targets != self.call.ignore_index
+        return torch.where(valid[:, None], embeddings, embeddings.new_zeros(()), out=out)
 
-    def _finish_embeddings(self, acc: Accumulator, out: Tensor) -> Tensor:
+    def _finish_embeddings(self, acc: Accumulator, out: Tensor) -> None:
         programs, rows, columns = self._blocks_of_e()
         finish_embeddings_kernel[(programs,)](
             acc,
@@ -413,7 +382,6 @@ class _Backward:
             COLUMNS=columns,
             **options(self.of["e"], self.call.schedule),
         )
-        return out
 
     def _blocks_of_e(self) -> tuple[int, int, int]:
         """(programs, rows, columns): dE as programs own it."""
@@ -453,34 +421,6 @@ class _Backward:
         if self.want_c:
             stats.tiles_kept_c, stats.tiles_skipped_c = self.kept["c"], of_all - self.kept["c"]
             stats.filtered_mass_c = self.mass["c"]
-
-
-def _vocabulary_order(call: Call, row_max: Tensor, log_sum: Tensor) -> Tensor | None:
-    """(V,) int64 vocabulary ids in the order of the variant; None is the natural one."""
-    e, c, bias = matrix(call.embeddings), matrix(call.classifier), vector(call.bias)
-    if call.variant.order == "mean_logit":
-        ids: Tensor = mean_logit_order(  # type: ignore[no-untyped-call]
-            e, c, bias, vector(call.targets), call.shape, call.ignore_index, call.schedule.fp_fusion
-        )
-    elif call.variant.order == "mean_prob":
-        tiles = call.schedule.backward
-        sample = sample_rows(call.targets, call.ignore_index)
-        ids = mean_prob_order(  # type: ignore[no-untyped-call]
-            e, c, bias, row_max, log_sum, sample, call.softcap, call.shape, tiles, options(tiles, call.schedule)
-        )
-    else:
-        return None
-    return ids
-
-
-def _places_of_targets(call: Call, order: Tensor | None) -> tuple[Tensor, int]:
-    """(N,) where targets are in that order, and what marks rows that are ignored."""
-    if order is None:
-        return call.targets, call.ignore_index
-    v, target = len(order), call.targets.long()
-    place = torch.empty_like(order).scatter_(0, order, torch.arange(v, device=order.device))
-    is_class = (target != call.ignore_index) & (target >= 0) & (target < v)
-    return torch.where(is_class, place[target.clamp(0, v - 1)], -1), -1
 
 
 def _accumulator(output: Tensor, variant: Variant, shape: tuple[int, int, int]) -> Accumulator:

@@ -177,18 +177,20 @@ class Schedule:
         """Blocks of rows and tiles of the vocabulary in the forward pass, at least one each."""
         return max(1, -(-n // self.forward.block_n)), max(1, -(-v // self.forward.block_v))
 
-    def merged(self, block: int, variant: Variant, *, stores: bool) -> int:
-        """Tiles of `block` terms that one increment of a gradient is of, dropped ones counted: twice as many where
-        residuals take no memory of their own (2.18 products for 2.23 of the backward pass on an H200), and two thirds
-        more where nothing is dropped, so that no second room for residuals is of use."""
+    def merged(self, name: str, variant: Variant, *, stores: bool) -> int:
+        """Tiles of the backward pass that one increment of the gradient `name`, e or c, is of, dropped ones counted.
+
+        Twice as many where residuals take no memory of their own (2.18 products for 2.23 of the backward pass), and of
+        dE two thirds more where it drops nothing (4.15 products for 4.21 of cce-exact on an H200): its sums, 72 MiB at
+        the paper's shape, wait in memory in between."""
         if variant.increment == "tile":
             return 1
         terms = self.terms_per_increment
         if stores:
             terms *= 2
-        elif not variant.drops:
+        elif name == "e" and not variant.drops("e"):
             terms += 2 * terms // 3
-        return max(1, terms // block)
+        return max(1, terms // (self.backward.block_v if name == "e" else self.backward.block_n))
 
     @property
     def segment_columns(self) -> int:

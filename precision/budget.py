@@ -144,7 +144,7 @@ def _chunk(problem: Problem, variant: Variant, schedule: Schedule, by_stage: boo
     """Columns per chunk: whole tiles of the forward pass and increments of dE, and float64 temporaries of half a
     gigabyte, or of many by stage an eighth of one."""
     block = schedule.backward.block_v
-    step = math.lcm(schedule.forward.block_v, schedule.merged(block, variant, stores=stores(variant, problem)) * block)
+    step = math.lcm(schedule.forward.block_v, schedule.merged("e", variant, stores=stores(variant, problem)) * block)
     return max(1, 2 ** (24 if by_stage else 26) // max(problem.shape[0], 1) // step) * step
 
 

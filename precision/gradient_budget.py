@@ -290,7 +290,7 @@ class GradientBudget:
         surely, maybe = self._taken_in(part, surely, maybe)
         # HEADROOM comes after the product
         tiny, limit = self.scale / HEADROOM, LARGEST_FP32 * self.scale
-        merged = self.schedule.merged(block, self.variant, stores=self.stores)
+        merged = self.schedule.merged("e", self.variant, stores=self.stores)
         for tile in range(0, surely.shape[1], merged):
             span = slice(tile * block, (tile + merged) * block)
             of_tile = g[:, span], whole.columns(span), classifier[span], oracle[:, span]
@@ -326,7 +326,7 @@ class GradientBudget:
 
     @property
     def _merged_c(self) -> int:
-        return self.schedule.merged(self.tiles.block_n, self.variant, stores=self.stores)
+        return self.schedule.merged("c", self.variant, stores=self.stores)
 
     def _classifier(
         self,

@@ -32,7 +32,7 @@ SMALL = Schedule(
     row_blocks=2,
 )
 """Tiles so small that ragged problems of interpreter size exceed two of them in each of N, V and D, two increments of
-two tiles (of three where nothing is dropped), two groups, and the blocks of rows that are computed at once."""
+two tiles (dE's of three where it drops nothing), two groups, and the blocks of rows that are computed at once."""
 
 Subject = Callable[..., Any]
 

@@ -149,5 +149,5 @@ def test_no_increment_is_cut_in_two(variant: str, n: int) -> None:
     )
     schedule, flags = default_schedule(torch.bfloat16, n, 1), PRESETS[variant]
     block = schedule.backward.block_v
-    words = schedule.merged(block, flags, stores=variant == "cce-stored") * block
+    words = schedule.merged("e", flags, stores=variant == "cce-stored") * block
     assert all(_chunk(problem, flags, schedule, by_stage) % words == 0 for by_stage in (False, True))

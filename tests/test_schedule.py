@@ -11,6 +11,7 @@ import torch
 from ccelab.kernels import ProductTiles, Schedule, Tiles, Variant, default_schedule, gradients, look_ahead
 from ccelab.kernels import schedule as schedule_module
 from ccelab.kernels.backward import Residuals
+from ccelab.kernels.groups import Group
 from ccelab.properties.cases import DTYPES, SMALL, assert_within_budget, draw, peaked, run
 
 BASE = Tiles(block_n=16, block_v=32, block_d=16)
@@ -244,7 +245,7 @@ def test_a_group_holds_no_more_than_it_may(variant: str, n: int, monkeypatch: py
     held: list[tuple[int, int]] = []
     find = gradients._Backward._residuals
 
-    def note(self: gradients._Backward, group: gradients._Group, room: Residuals) -> Residuals:
+    def note(self: gradients._Backward, group: Group, room: Residuals) -> Residuals:
         found = find(self, group, room)
         buffers = (x for x in (found.for_e, found.for_c) if x is not None)
         gathered = group.classifier.numel() if self.order is not None else 0

@@ -37,8 +37,7 @@ class Setup:
 
     def merged(self, output: str) -> int:
         """Tiles per increment of "e" or "c"."""
-        tiles = self.schedule.backward
-        return self.schedule.merged(tiles.block_v if output == "e" else tiles.block_n, self.variant, stores=self.stores)
+        return self.schedule.merged(output, self.variant, stores=self.stores)
 
     @property
     def stores(self) -> bool:

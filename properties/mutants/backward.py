@@ -127,8 +127,8 @@ MUTANTS = (
         "nan_in_an_ignored_row_goes_nowhere",
         "cce-exact",
         "gradients:_Backward",
-        "torch.where(valid, call.embeddings, 0)",
-        "call.embeddings",
+        "torch.where(valid[:, None], embeddings, embeddings.new_zeros(()), out=out)",
+        "embeddings",
     ),
     Mutant(
         "rows of a tile are cast at their own scales and multiplied at a common one",

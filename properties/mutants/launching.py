@@ -117,8 +117,8 @@ MUTANTS = (
         "gradients_do_not_depend_on_who_else_asks",
         "cce",
         BACKWARD,
-        "self.order = _vocabulary_order(call, row_max, log_sum)",
-        "self.order = _vocabulary_order(call, row_max, log_sum) if self.want_e else None",
+        "self.order = vocabulary_order(call, row_max, log_sum)",
+        "self.order = vocabulary_order(call, row_max, log_sum) if self.want_e else None",
     ),
     Mutant(
         "every gradient is that of a mean",
