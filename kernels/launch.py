@@ -69,7 +69,7 @@ def _room_for_record(call: Call, wanted: tuple[bool, bool, bool]) -> Record | No
         return None
     n, v, _ = call.shape
     segments = triton.cdiv(v, call.schedule.segment_columns)
-    splits, device = call.schedule.count_splits(n, v), call.embeddings.device
+    splits, device = call.schedule.cut(n, v).splits, call.embeddings.device
     return Record(
         log_mass=torch.empty((segments, n), dtype=torch.float16, device=device),
         base=torch.empty((splits, n), dtype=torch.float32, device=device),
@@ -105,15 +105,12 @@ def forward_partial(call: Call, room: Room = NO_ROOM) -> Partial:
     """What this vocabulary holds of the answer, one row of each result per split; fills `room`."""
     n, v, d = call.shape
     tiles, flags = call.schedule.forward, call.variant.flags("target")
-    blocks = triton.cdiv(v, tiles.block_v)
-    per_split = call.schedule.tiles_per_split(n, v)
-    splits, whole = call.schedule.count_splits(n, v), blocks // per_split
-    device = call.embeddings.device
+    cut, device = call.schedule.cut(n, v), call.embeddings.device
     fused = flags.target == "fused"
     partial = Partial(
-        max=torch.empty((splits, n), dtype=torch.float32, device=device),
-        sum=torch.empty((splits, n), dtype=torch.float32, device=device),
-        target_logit=torch.empty((splits if fused else 1, n), dtype=torch.float32, device=device),
+        max=torch.empty((cut.splits, n), dtype=torch.float32, device=device),
+        sum=torch.empty((cut.splits, n), dtype=torch.float32, device=device),
+        target_logit=torch.empty((cut.splits if fused else 1, n), dtype=torch.float32, device=device),
     )
     if n == 0:
         return partial
@@ -124,10 +121,7 @@ def forward_partial(call: Call, room: Room = NO_ROOM) -> Partial:
     if room.exponentials is not None and call.schedule.descriptors and _has_descriptors(device):
         # Takes a tile's room in shared memory, that of a stage.
         stored = TensorDescriptor.from_tensor(room.exponentials.entries, [tiles.block_n, tiles.block_v])
-    row_blocks = triton.cdiv(n, tiles.block_n)
-    of_last = call.schedule.blocks_of_last_split(n, v)
-    programs = row_blocks * whole + (triton.cdiv(row_blocks, of_last) if splits > whole else 0)
-    logsumexp_kernel[(programs,)](
+    logsumexp_kernel[(cut.programs,)](
         e,
         c,
         bias,
@@ -141,10 +135,10 @@ def forward_partial(call: Call, room: Room = NO_ROOM) -> Partial:
         n,
         v,
         d,
-        per_split,
-        whole,
-        of_last,
-        call.schedule.blocks_at_once(n, v),
+        cut.per_split,
+        cut.whole,
+        cut.blocks_of_last,
+        cut.at_once,
         VARIANT=flags,
         TILES=tiles,
         SEGMENT=call.schedule.segment_columns,
@@ -153,7 +147,7 @@ def forward_partial(call: Call, room: Room = NO_ROOM) -> Partial:
         **options(tiles if stored is None else tiles.leaving_room, call.schedule),
     )
     if not fused:
-        indexed_dot_kernel[(row_blocks,)](
+        indexed_dot_kernel[(cut.blocks,)](
             matrix(call.embeddings),
             matrix(call.classifier),
             bias,

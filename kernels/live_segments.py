@@ -87,7 +87,7 @@ class LiveSegments:
         """Segments of a split of the forward pass."""
         schedule = self.call.schedule
         per_tile = schedule.forward.block_v // schedule.segment_columns
-        return schedule.tiles_per_split(self.n, self.v) * per_tile
+        return schedule.cut(self.n, self.v).per_split * per_tile
 
     def words(self) -> Tensor:
         """(row blocks, V) int8, of which nothing is marked yet."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import torch
 import triton
 
 from .backend import IS_INTERPRETED
+from .cut import Cut, for_workers, in_splits
 from .variant import Variant
 
 WORKERS = 132
@@ -143,39 +143,16 @@ class Schedule:
         if self.group is not None and (not isinstance(self.group, int) or self.group < 1):
             raise ValueError(f"group={self.group!r} is not a positive number, nor None")
 
-    def tiles_per_split(self, n: int, v: int) -> int:
-        """Of the forward pass, but for a shorter last split."""
-        _, tiles = self._cut(n, v)
+    def cut(self, n: int, v: int) -> Cut:
+        """Of the forward pass."""
+        blocks, tiles = max(1, -(-n // self.forward.block_n)), max(1, -(-v // self.forward.block_v))
         if self.workers is None:
-            return max(1, -(-tiles // self.splits))
-        return _equal_share(tiles, self.blocks_at_once(n, v), self.workers)
-
-    def count_splits(self, n: int, v: int) -> int:
-        """Of the forward pass, the last one included."""
-        _, tiles = self._cut(n, v)
-        return -(-tiles // self.tiles_per_split(n, v))
-
-    def blocks_of_last_split(self, n: int, v: int) -> int:
-        """Blocks of rows that one program does of the last split, where that is shorter than others."""
-        blocks, tiles = self._cut(n, v)
-        whole = tiles // self.tiles_per_split(n, v)
-        spare = 0 if self.workers is None else self.workers - self.blocks_at_once(n, v) * whole
-        return -(-blocks // spare) if spare > 0 else 1
-
-    def blocks_at_once(self, n: int, v: int) -> int:
-        """Blocks of rows that go through the vocabulary together in the forward pass, before the next ones do."""
-        blocks, tiles = self._cut(n, v)
-        if self.workers is None:
-            return self.blocks_in_cache(blocks)
-        return _blocks_at_once(blocks, tiles, self.row_blocks or blocks, self.workers)
+            return in_splits(blocks, tiles, self.splits, self.blocks_in_cache(blocks))
+        return for_workers(blocks, tiles, self.row_blocks or blocks, self.workers)
 
     def blocks_in_cache(self, blocks: int) -> int:
         """Of so many, the most that are no more than `row_blocks`, and nearly as many each time."""
         return max(1, -(-blocks // max(1, -(-blocks // (self.row_blocks or max(1, blocks))))))
-
-    def _cut(self, n: int, v: int) -> tuple[int, int]:
-        """Blocks of rows and tiles of the vocabulary in the forward pass, at least one each."""
-        return max(1, -(-n // self.forward.block_n)), max(1, -(-v // self.forward.block_v))
 
     def merged(self, name: str, variant: Variant, *, stores: bool) -> int:
         """Tiles of the backward pass that one increment of the gradient `name`, e or c, is of, dropped ones counted.
@@ -220,34 +197,6 @@ class Schedule:
         passes = f"forward {self.forward} {cut}, backward {self.backward}"
         segment = "" if self.segment is None else f", segments of {self.segment}"
         return f"{passes}, products {self.product}{merged}{segment}{loads}{fusion}"
-
-
-def _equal_share(tiles: int, at_once: int, workers: int) -> int:
-    """Tiles of a split, where as many blocks of rows go through the vocabulary `at_once`.
-
-    A tile of the last split counts half as much again: its programs share none of their rows of C. With equal counts
-    they were the last to finish: 1.066 of a product for 1.044 in 4 splits (H100, N=8192, V=256000)."""
-    whole, spare = divmod(workers, at_once)
-    return max(1, -(-3 * at_once * tiles // (3 * at_once * whole + 2 * spare)))
-
-
-@lru_cache
-def _blocks_at_once(blocks: int, tiles: int, in_cache: int, workers: int) -> int:
-    """Those of the blocks of rows with which the last program ends first, in the time of a tile.
-
-    With 32 of 64 blocks the forward pass took 1.022 products; with 22, which leave multiprocessors without work in the
-    third round, 1.09; with 16, which read C four times, 1.029; and with all, of which the cache holds 35, 1.030 (H200,
-    N=8192, V=256000, D=2304)."""
-
-    def end(at_once: int) -> float:
-        each = _equal_share(tiles, at_once, workers)
-        whole, rest = divmod(tiles, each)
-        rounds, spare = -(-blocks // at_once), workers - at_once * whole
-        of_last_split = 1.5 * rest * -(-blocks // spare) if spare > 0 else 0.0
-        misses = 1.02 if at_once > in_cache else 1.0
-        return misses * max(rounds * each, of_last_split) + rounds * (1 + tiles / 600)
-
-    return min(range(min(blocks, workers), 0, -1), key=end)
 
 
 def default_schedule(dtype: torch.dtype, n: int, d: int) -> Schedule:

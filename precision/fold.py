@@ -27,8 +27,8 @@ class Fold:
         """`lse` (N, 1) is the exact one."""
         self.lse, self.vocabulary, self.block, self.arithmetic = lse, vocabulary, schedule.forward.block_v, arithmetic
         self.segment = schedule.segment_columns
-        self.per_split = schedule.tiles_per_split(len(lse), vocabulary)
-        self.splits = schedule.count_splits(len(lse), vocabulary)
+        cut = schedule.cut(len(lse), vocabulary)
+        self.per_split, self.splits = cut.per_split, cut.splits
         zero = torch.zeros_like(lse)
         self._tile, self._widest, self._most, self.doubles, self.known = 0, zero, zero, zero, zero
         self.exponentials = self._error = RandomError.certain(zero)

@@ -22,7 +22,7 @@ class RecordError:
     def __init__(self, rows: Rows, schedule: Schedule, shape: tuple[int, int, int], arithmetic: Arithmetic) -> None:
         self.rows, self.segment, self.arithmetic = rows, schedule.segment_columns, arithmetic
         self.block = schedule.forward.block_v
-        self.per_split = schedule.tiles_per_split(*shape[:2])
+        self.per_split = schedule.cut(*shape[:2]).per_split
         self.log_s = torch.log1p(rows.rest)
         self._tile = 0
         self._base = self._off = torch.zeros_like(rows.maximum)

@@ -60,7 +60,7 @@ def test_it_prints_everything_that_is_numerical() -> None:
 def test_the_default_depends_on_the_problem_alone(dtype: torch.dtype, n: int) -> None:
     schedule = default_schedule(dtype, n, 2304)
     assert schedule == default_schedule(dtype, n, 2304)
-    assert schedule.tiles_per_split(n, 10**5) >= 1
+    assert schedule.cut(n, 10**5).per_split >= 1
     assert not schedule.fp_fusion
 
 
@@ -181,7 +181,7 @@ def test_rows_go_through_the_vocabulary_in_even_rounds(monkeypatch: pytest.Monke
     monkeypatch.setattr(schedule_module, "IS_INTERPRETED", False)
 
     def at_once(n: int, v: int, d: int) -> int:
-        return default_schedule(torch.bfloat16, n, d).blocks_at_once(n, v)
+        return default_schedule(torch.bfloat16, n, d).cut(n, v).at_once
 
     assert at_once(8192, 256000, 2304) == 32
     assert at_once(8192, 256000, 576) == 64
@@ -194,11 +194,9 @@ def test_rows_go_through_the_vocabulary_in_even_rounds(monkeypatch: pytest.Monke
 def test_no_program_of_the_last_split_has_more_to_do() -> None:
     """Not by half, which is what its tiles take longer."""
     for n, v in ((8192, 256000), (8192, 49152), (65536, 131072), (2048, 152064), (1000, 32000)):
-        schedule = default_schedule(torch.bfloat16, n, 2304)
-        tiles, each = -(-v // schedule.forward.block_v), schedule.tiles_per_split(n, v)
-        rounds = -(-n // schedule.forward.block_n) / schedule.blocks_at_once(n, v)
-        last = tiles % each * schedule.blocks_of_last_split(n, v)
-        assert last <= 1.1 * each * rounds, (n, v)
+        cut = default_schedule(torch.bfloat16, n, 2304).cut(n, v)
+        last = (cut.tiles - cut.per_split * cut.whole) * cut.blocks_of_last
+        assert last <= 1.1 * cut.per_split * cut.blocks / cut.at_once, (n, v)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)

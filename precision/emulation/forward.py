@@ -39,8 +39,8 @@ class Forward(Memo):
         self.tiles = setup.schedule.forward
         self.rows: Rows = setup.rows(self.tiles)
         self.blocks = -(-setup.v // self.tiles.block_v)
-        self.per_split = setup.schedule.tiles_per_split(setup.n, setup.v)
-        self.splits = setup.schedule.count_splits(setup.n, setup.v)
+        cut = setup.schedule.cut(setup.n, setup.v)
+        self.per_split, self.splits = cut.per_split, cut.splits
         self.state: dict[Any, Any] = {}
         tops: dict[Any, list[Tensor]] = {}
         if any("exact" in modes.modes for modes in runs):
