@@ -129,8 +129,8 @@ MUTANTS = (
         "backward_flags_do_not_touch_the_forward_pass",
         "cce-kahan",
         "launch:forward_partial",
-        "device = call.embeddings.device",
-        """device = call.embeddings.device
+        "cut, device = call.schedule.cut(n, v), call.embeddings.device",
+        """cut, device = call.schedule.cut(n, v), call.embeddings.device
     if call.variant.accumulate == "kahan":
         tiles = Tiles(block_n=tiles.block_n, block_v=tiles.block_v, block_d=2 * tiles.block_d)""",
     ),
