@@ -216,7 +216,7 @@ class _Backward:
         if out.for_e is not None:
             blocks, has_descriptor = self._factor(out.for_e, (tiles.block_n, tiles.block_v))
             blocks = blocks if has_descriptor else None
-        programs, tiles_of_places = self.row_blocks * group.tiles, group.tiles if kept is ALL else self.step
+        programs = self.row_blocks * group.tiles
         # A second store spills registers there, and a filter's decision has the tensor core wait for every product: 842
         # ms for 17 (H100, N=8192, V=256000, D=2304). Of cce-exact it saves 0.04 of 4.45 products (H200).
         flattened = blocks is not None and out.for_c is None and not self.judges
@@ -233,7 +233,7 @@ class _Backward:
             call.softcap,
             self.variant.threshold(torch.finfo(self.dtype).eps),
             group.tile,
-            tiles_of_places,
+            self._tiles_of_list(group, kept),
             self.at_once,
             self.n,
             self.v,
@@ -296,6 +296,10 @@ class _Backward:
             return kept_lists(found.live.T, self._span(name))
         return kept_lists(torch.nn.functional.pad(found.live, (0, self.step - group.tiles)), self._span(name))
 
+    def _tiles_of_list(self, group: Group, kept: Kept) -> int:
+        """A list has room for as many in the last group, which is shorter."""
+        return group.tiles if kept is ALL else self.step
+
     def _span(self, name: str) -> int:
         """Tiles of a list: of an increment, or all of a group where increments are tiles."""
         of_all = self.step if name == "e" else self.row_blocks
@@ -313,7 +317,7 @@ class _Backward:
             acc,
             self.target,
             kept,
-            group.tiles if kept is ALL else self.step,
+            self._tiles_of_list(group, kept),
             len(group.classifier),
             self.n,
             self.d,

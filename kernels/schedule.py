@@ -152,7 +152,9 @@ class Schedule:
 
     def blocks_in_cache(self, blocks: int) -> int:
         """Of so many, the most that are no more than `row_blocks`, and nearly as many each time."""
-        return max(1, -(-blocks // max(1, -(-blocks // (self.row_blocks or max(1, blocks))))))
+        rounds = max(1, triton.cdiv(blocks, self.row_blocks or max(1, blocks)))
+        in_one: int = triton.cdiv(blocks, rounds)
+        return max(1, in_one)
 
     def merged(self, name: str, variant: Variant, *, stores: bool) -> int:
         """Tiles of the backward pass that one increment of the gradient `name`, e or c, is of, dropped ones counted.
@@ -165,7 +167,7 @@ class Schedule:
         terms = self.terms_per_increment
         if stores:
             terms *= 2
-        elif name == "e" and not variant.drops("e"):
+        elif name == "e" and (not variant.filter_e or variant.eps == 0):
             terms += 2 * terms // 3
         return max(1, terms // (self.backward.block_v if name == "e" else self.backward.block_n))
 

@@ -103,10 +103,6 @@ class Variant:
                 f"eps={shown(self.eps)} has no effect with filter_e=no and filter_c=no; leave it out or switch one on"
             )
 
-    def drops(self, name: str) -> bool:
-        """Whether the gradient `name`, e or c, may leave something out."""
-        return bool(getattr(self, f"filter_{name}")) and self.eps != 0
-
     def threshold(self, spacing: float) -> float:
         """eps, or its default for a dtype whose finfo(dtype).eps is `spacing`."""
         return spacing / 32 if self.eps is None else self.eps

@@ -192,10 +192,9 @@ def test_a_tail_rounds(variant: str, v: int) -> None:
 def test_one_altered_stage_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """A mutant of the emulation: increments that are not cast. Its other outputs stay as they are."""
     problem, flags = case("capped", torch.bfloat16).problem(), Variant.of("cce-no-filter")
-    schedule = replace(SMALL, terms_per_increment=16)
-    got, stats = run(problem, flags, schedule)
+    got, stats = run(problem, flags, SMALL)
     monkeypatch.setattr(gradient_stages, "cast_increment", lambda v, variant, dtype: v)
-    altered = differing(got, emulate(problem, flags, schedule, INTERPRETER, all_on(), stats))
+    altered = differing(got, emulate(problem, flags, SMALL, INTERPRETER, all_on(), stats))
     assert set(altered) == {"d_embeddings", "d_classifier"}
 
 
