@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 from triton.runtime.interpreter import InterpretedFunction
 
+from .launcher import Launcher
 from .stack import with_room
 
 IS_INTERPRETED: bool = isinstance(tl.sum, InterpretedFunction)
@@ -63,7 +64,7 @@ def host_stage(function: Callable[..., Any]) -> Callable[..., Any]:
 SIZES = (
     *("N", "V", "D", "samples", "ignore_index", "first", "tile", "block", "tiles", "blocks", "row_blocks"),
     *("tiles_per_split", "segments", "per_split", "whole_splits", "blocks_of_last_split", "at_once", "splits"),
-    *("target_splits", "words", "width", "count", "rows", "members", "size", "parts", "spans", "owners"),
+    *("target_splits", "words", "width", "count", "rows", "members", "size", "parts", "spans", "owners", "room"),
 )
 """Kernel arguments that Triton must not compile anew for where they are 1 or a multiple of 16.
 
@@ -77,8 +78,9 @@ def kernel(function: Callable[..., Any]) -> Any:
     """`triton.jit` for what is launched."""
     names = [name for name in SIZES if name in inspect.signature(function).parameters]
     launched: Any = triton.jit(function, do_not_specialize=names)
-    if IS_INTERPRETED:
-        launched.run = with_room(launched.run)
+    if not IS_INTERPRETED:
+        return Launcher(launched, of_any_value=names)
+    launched.run = with_room(launched.run)
     return launched
 
 

@@ -27,10 +27,14 @@ class Beside:
         self._queue = _queue_of(device) if device.type == "cuda" else None
 
     def __enter__(self) -> Self:
+        if self._queue is not None:
+            self._here = torch.cuda.current_stream(self._queue.device)
+            self._begins, self._marked = torch.cuda.Event(), torch.cuda.Event()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.wait()
+        if self._queue is not None:
+            self._here.wait_stream(self._queue)
 
     @contextmanager
     def launches(self) -> Iterator[None]:
@@ -38,20 +42,23 @@ class Beside:
         if self._queue is None:
             yield
             return
-        self._queue.wait_stream(torch.cuda.current_stream(self._queue.device))
-        with torch.cuda.stream(self._queue):
+        self._begins.record(self._here)
+        self._queue.wait_event(self._begins)
+        torch.cuda.set_stream(self._queue)  # as torch.cuda.stream does, in a third of its time
+        try:
             yield
+        finally:
+            torch.cuda.set_stream(self._here)
 
-    def mark(self) -> torch.cuda.Event | None:
+    def mark(self) -> None:
         """Where that queue is."""
-        return None if self._queue is None else self._queue.record_event()
+        if self._queue is not None:
+            self._marked.record(self._queue)
 
-    def wait(self, mark: torch.cuda.Event | None = None) -> None:
-        """What is launched from here on waits for those launches, up to `mark`, or all."""
+    def wait(self, *, for_all: bool) -> None:
+        """What is launched from here on waits for those launches, all or up to the last mark."""
         if self._queue is None:
             return
-        here = torch.cuda.current_stream(self._queue.device)
-        if mark is None:
-            here.wait_stream(self._queue)
-        else:
-            here.wait_event(mark)
+        if for_all:
+            self.mark()
+        self._here.wait_event(self._marked)

@@ -7,7 +7,6 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-from .arriving import Arriving
 from .schedule import Schedule
 from .variant import Variant
 
@@ -120,29 +119,3 @@ def check_schedule(variant: Variant, schedule: Schedule) -> None:
 def _is_normal(softcap: float) -> bool:
     info = torch.finfo(torch.float32)
     return bool(info.tiny <= softcap <= info.max)
-
-
-class TargetCheck:
-    """Targets being checked. A wrong one is the row of nothing to every kernel, so that those need not wait."""
-
-    def __init__(self, targets: Tensor, vocabulary: int, ignore_index: int) -> None:
-        self.targets, self.vocabulary, self.ignore_index = targets, vocabulary, ignore_index
-        valid = targets != ignore_index
-        self.wrong = valid & ((targets < 0) | (targets >= vocabulary))
-        self._counts = Arriving(torch.stack((self.wrong.sum(), valid.sum())))
-
-    def count(self) -> int:
-        """The number of rows that are not ignored. Waits for the device to have come this far.
-
-        Raises:
-            ValueError: a target is neither a row of the classifier nor `ignore_index`.
-        """
-        bad, count = self._counts.wait().tolist()
-        if bad:
-            value = self.targets[self.wrong][0].item()
-            place = int(self.wrong.nonzero()[0])
-            raise ValueError(
-                f"{bad} target(s) out of range, the first is {value} at row {place}; "
-                f"legal values: 0 to {self.vocabulary - 1}, or ignore_index={self.ignore_index}"
-            )
-        return int(count)

@@ -28,14 +28,15 @@ def count_kernel(Live, Count, members, PIECE: tl.constexpr):
 def compact_kernel(
     Live,  # (rows, members) int8
     Start,  # (rows, pieces) int32: where each piece's numbers begin
-    Members,  # int32
+    Members,  # (room,) int32
     members,
+    room,
     PIECE: tl.constexpr,
 ):
-    """Ascending; one program per piece."""
+    """Ascending; one program per piece. What has no place is left out."""
     number, live = load_piece(Live, members, PIECE)
     place = tl.load(Start + tl.program_id(0)) + tl.cumsum(live, 0) - live
-    tl.store(Members + place, number, mask=live != 0)
+    tl.store(Members + place, number, mask=(live != 0) & (place < room))
 
 
 @kernel
@@ -44,12 +45,14 @@ def chunks_kernel(
     First,  # (rows + 1,) int32 into the chunks of it
     Chunk,  # (chunks, 3) int32: a row, where its next numbers begin, how many they are
     size,
+    room,  # for what all rows list
     BLOCK: tl.constexpr,
 ):
-    """Cuts what each row lists into chunks of `size`; one program per row."""
+    """Cuts what each row lists into chunks of `size`; one program per row. Where there was no room there are none."""
     row = tl.program_id(0)
     start, first = tl.load(Start + row), tl.load(First + row)
     count, chunks = tl.load(Start + row + 1) - start, tl.load(First + row + 1) - first
+    chunks = tl.where(tl.load(Start + tl.num_programs(0)) <= room, chunks, 0)
     for c0 in range(0, chunks, BLOCK):
         c = c0 + tl.arange(0, BLOCK)
         out = Chunk + 3 * (first + c)

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from . import gradients, launch
 from .backend import host_stage, require_device
-from .check import TargetCheck, autocast, check_arguments, check_keywords, check_schedule, check_tensors
+from .check import autocast, check_arguments, check_keywords, check_schedule, check_tensors
 from .exponentials import Exponentials
 from .record import Record
 from .schedule import Schedule, default_schedule
 from .statistics import Statistics
+from .target_check import TargetCheck
 from .upstream import Upstream
 from .variant import Variant
 
@@ -198,16 +199,16 @@ def linear_cross_entropy(
         stats,
         reduction != "none",  # torch's sum hands every row the same gradient
     )
-    count = checked.count()
     if reduction != "none":
-        loss = reduce_losses(loss, max(count, 1) if reduction == "mean" else 1)
+        loss = reduce_losses(loss, checked.count.clamp(min=1) if reduction == "mean" else 1)
     else:
         loss = _unshift(loss, target, shift).reshape(shape)
+    checked.wait()
     return (loss, _unshift(lse, target, shift).reshape(shape)) if return_lse else loss
 
 
 @host_stage
-def reduce_losses(loss: Tensor, divisor: float) -> Tensor:
+def reduce_losses(loss: Tensor, divisor: Tensor | float) -> Tensor:
     """The sum over `divisor`, rounded once: it is taken in float64, which costs nothing beside the logits."""
     return (loss.sum(dtype=torch.float64) / divisor).float()
 

@@ -85,6 +85,7 @@ class _Backward:
         self.call, self.stats, self.variant, self.stored = call, stats, call.variant, stored
         self.flags = self.variant.flags("accumulate")
         self.tiles, self.product = call.schedule.backward, call.schedule.product
+        self.leaves_room = self.tiles.leaving_room
         self.want_e, self.want_c, self.want_bias = wanted
         self.dtype = call.embeddings.dtype
         self.n, self.v, self.d = call.shape
@@ -146,14 +147,15 @@ class _Backward:
                 rooms.reverse()
                 found = self._residuals(group, rooms[0])
                 with beside.launches():
-                    following, is_ready = next(remaining, None), beside.mark()
+                    following = next(remaining, None)
+                    beside.mark()
                     if embeddings is not None and d_classifier is not None:
                         self._write_classifier(group, found, embeddings, d_classifier)
                 if acc is not None:
                     self._add_embeddings(group, found, acc)
                 if d_bias is not None:
                     self._write_bias(group, found, d_bias)
-                beside.wait(is_ready if len(rooms) > 1 else None)
+                beside.wait(for_all=len(rooms) == 1)
                 group = following
         if acc is not None and d_embeddings is not None:
             self._finish_embeddings(acc, d_embeddings)
@@ -246,7 +248,7 @@ class _Backward:
             FLATTENED=flattened,
             E_DESCRIPTOR=e_descriptor,
             C_DESCRIPTOR=c_descriptor,
-            **options(tiles.leaving_room if goes_on and blocks is not None else tiles, call.schedule),
+            **options(self.leaves_room if goes_on and blocks is not None else tiles, call.schedule),
         )
         return out
 

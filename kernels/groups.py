@@ -26,10 +26,12 @@ def groups(classifier: Tensor, order: Tensor | None, block: int, step: int) -> I
     tiles = triton.cdiv(v, block)
     # Two rooms, so that the next group's words are gathered while those of one are multiplied.
     rooms = [] if order is None else [classifier.new_empty((step * block, d)) for _ in range(2)]
-    for first in range(0, tiles, step):
-        start, end = first * block, min((first + step) * block, v)
-        rooms.reverse()
-        rows = classifier[start:end]
+    # At once, since every view takes a host's time.
+    parts = (classifier if order is None else order).split(step * block)
+    for first, part in zip(range(0, tiles, step), parts, strict=True):
+        rows = part
         if order is not None:
-            rows = torch.index_select(classifier, 0, order[start:end], out=rooms[0][: end - start])
+            rooms.reverse()
+            room = rooms[0] if len(part) == len(rooms[0]) else rooms[0][: len(part)]
+            rows = torch.index_select(classifier, 0, part, out=room)
         yield Group(tile=first, tiles=min(step, tiles - first), classifier=rows)

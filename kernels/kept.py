@@ -17,10 +17,6 @@ class Kept(NamedTuple):
     places: torch.Tensor | None  # (owners, spans, tiles of a span) int32, ascending, the first `count` of each
     count: torch.Tensor | None  # (owners, spans) int32
 
-    def part(self, index: int | slice) -> "Kept":
-        """Along the first dimension of lists."""
-        return Kept(self.places[index], self.count[index])
-
 
 ALL = Kept(None, None)
 

@@ -32,16 +32,38 @@ class Counted:
         self._bounds[1, 1:] = ((of_owner + (size - 1)) // size).cumsum(0)
         self._arriving = Arriving(self._bounds)
 
+    def within(self, room: int) -> tuple[Tensor, Tensor]:
+        """(members, table) as of `lists`, with room for so many members, which waits for nothing: where there are more
+        they are incomplete, and chunks are of none there and past the last."""
+        chunks = room // self._size + len(self._live)
+        table = torch.zeros((chunks, 3), dtype=torch.int32, device=self._live.device)
+        start, first = self._bounds
+        return self._members(room), _cut(start, first, table, self._size, room)
+
+    def kept(self) -> int:
+        """How many there are. Waits for what was counted."""
+        return int(self._arriving.wait()[0, -1])
+
     def lists(self) -> Lists:
-        """What was counted."""
+        """What was counted. Waits for it."""
         starts, firsts = self._arriving.wait().numpy()
-        members = torch.empty(max(int(starts[-1]), 1), dtype=torch.int32, device=self._live.device)
-        compact_kernel[(len(self._start_of_piece),)](
-            self._live, self._start_of_piece, members, self._live.shape[1], PIECE=PIECE
-        )
+        members = self._members(int(starts[-1]))
         del self._live  # in the lists now
         start, first = self._bounds
         return Lists(members, start, first, int(starts[-1]), firsts, self._size)
+
+    def _members(self, room: int) -> Tensor:
+        members = torch.empty(max(room, 1), dtype=torch.int32, device=self._live.device)
+        compact_kernel[(len(self._start_of_piece),)](
+            self._live, self._start_of_piece, members, self._live.shape[1], room, PIECE=PIECE
+        )
+        return members
+
+
+def _cut(start: Tensor, first: Tensor, table: Tensor, size: int, room: int) -> Tensor:
+    """Fills a table of chunks (see `Lists.table`), where there was `room`."""
+    chunks_kernel[(len(start) - 1,)](start, first, table, size, room, BLOCK=64)
+    return table
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +79,8 @@ class Lists:
 
     def table(self) -> Tensor:
         """(chunks, 3): an owner, where its next members begin, how many they are."""
-        chunk = torch.empty((int(self.firsts[-1]), 3), dtype=torch.int32, device=self.first.device)
-        chunks_kernel[(len(self.firsts) - 1,)](self.start, self.first, chunk, self.size, BLOCK=64)
-        return chunk
+        table = torch.empty((int(self.firsts[-1]), 3), dtype=torch.int32, device=self.first.device)
+        return _cut(self.start, self.first, table, self.size, self.kept)
 
     def groups(self, most: int) -> Iterator[tuple[int, int, int, int]]:
         """(first owner, owners, first chunk, chunks) with at most `most` chunks, or a single owner."""

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from .backend import TL_DTYPES
 from .launch import Call, matrix, operand, options, vector
-from .lists import Lists
 from .record import Record
 from .row_segments import live_rows_kernel, mark_words_kernel, row_residuals_kernel
 from .tail import lost_rows_kernel
@@ -100,7 +99,7 @@ class LiveSegments:
 
     def residuals(
         self,
-        lists: Lists,
+        members: Tensor,
         table: Tensor,
         first: int,
         chunks: int,
@@ -109,14 +108,15 @@ class LiveSegments:
         out: Tensor | None,
         bits: Tensor,
     ) -> None:
-        """Those of `chunks` from `first` on into `out`, where there is one, over `top`; into `bits` which are live."""
+        """Of what `members` lists and `table` cuts: those of `chunks` from `first` on into `out`, where there is one,
+        over `top`; into `bits` which are live."""
         call, tiles = self.call, self.tiles
         row_residuals_kernel[(chunks,)](
             self.embeddings,
             self.classifier,
             self.bias,
             *self.rows,
-            lists.members,
+            members,
             table,
             top,
             out,
@@ -134,11 +134,9 @@ class LiveSegments:
             **options(tiles, call.schedule),
         )
 
-    def mark(self, lists: Lists, table: Tensor, first: int, chunks: int, bits: Tensor, words: Tensor) -> None:
+    def mark(self, members: Tensor, table: Tensor, first: int, chunks: int, bits: Tensor, words: Tensor) -> None:
         """In `words`, what is live in these chunks."""
-        mark_words_kernel[(chunks,)](
-            bits, lists.members, table, words, first, self.n, self.v, TILES=self.tiles, STEP=16
-        )
+        mark_words_kernel[(chunks,)](bits, members, table, words, first, self.n, self.v, TILES=self.tiles, STEP=16)
 
 
 def _joined(lost: Tensor) -> Tensor:

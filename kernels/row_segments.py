@@ -96,6 +96,8 @@ def row_residuals_kernel(
     """Residuals of BLOCK_N rows that one vocabulary tile keeps; one program per chunk of them, from `first` on."""
     chunk = Chunk + 3 * (first + tl.program_id(0))
     tile, start, count = tl.load(chunk), tl.load(chunk + 1), tl.load(chunk + 2)
+    if count == 0:
+        return
     place = tl.arange(0, TILES.block_n)
     i = tl.load(Rows + start + place, mask=place < count, other=N)  # N is no row
     rows = load_row_data(Target, RowMax, LogSum, DLoss, DLse, i, N, ignore_index)
@@ -148,6 +150,8 @@ def mark_words_kernel(
     5.1 ms for 1.8 (H200, N=8192, V=256000, D=2304). Programs may mark one word at a time, all with the same mark."""
     chunk = Chunk + 3 * (first + tl.program_id(0))
     tile, start, count = tl.load(chunk), tl.load(chunk + 1), tl.load(chunk + 2)
+    if count == 0:
+        return
     cols = tile * TILES.block_v + tl.arange(0, TILES.block_v)
     for k in range(0, TILES.block_n, STEP):
         place = k + tl.arange(0, STEP)

@@ -120,8 +120,8 @@ class _Segments:
         marked: Counted | None = None
         for tile, count, first, chunks in groups:
             if chunks:
-                self.live.residuals(lists, table, first, chunks, self.eps_e, top, residuals, bits)
-                self.live.mark(lists, table, first, chunks, bits, words)
+                self.live.residuals(lists.members, table, first, chunks, self.eps_e, top, residuals, bits)
+                self.live.mark(lists.members, table, first, chunks, bits, words)
             if marked is None and first + chunks == lists.firsts[-1]:  # all words are marked
                 marked = Counted(words, self.of_columns.block_v)
             if out is not None:

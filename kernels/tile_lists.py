@@ -18,18 +18,26 @@ class TileLists:
         of_groups = padded.unflatten(1, (-1, step)).transpose(0, 1)  # (groups, row blocks, step)
         together = torch.cat([blocks.mT.flatten(1) for blocks in of_groups.split(at_once, 1)], 1)[:, None]
         self._step = step
-        self._tiles = kept_lists(together, together.shape[2])
-        self._e = kept_lists(of_groups, spans["e"])
-        self._c = kept_lists(marks.T, spans["c"])
+        self._tiles = of_each(kept_lists(together, together.shape[2]), 1)
+        self._e = of_each(kept_lists(of_groups, spans["e"]), 1)
+        self._c = of_each(kept_lists(marks.T, spans["c"]), step)
 
     def tiles(self, first: int) -> Kept:
         """Of the group that begins with that tile, for one owner of all its pairs, `swizzled`."""
-        return self._tiles.part(first // self._step)
+        return self._tiles[first // self._step]
 
     def embeddings(self, first: int) -> Kept:
         """For the owners of dE, which are blocks of rows."""
-        return self._e.part(first // self._step)
+        return self._e[first // self._step]
 
     def classifier(self, first: int) -> Kept:
         """For the owners of dC, which are tiles of the group."""
-        return self._c.part(slice(first, first + self._step))
+        return self._c[first // self._step]
+
+
+def of_each(lists: Kept, size: int) -> list[Kept]:
+    """Of each so many along the first dimension: all at once, since every view takes a host's time."""
+    assert lists.places is not None
+    assert lists.count is not None
+    parts = zip(lists.places.split(size), lists.count.split(size), strict=True)
+    return [Kept(places, count) for places, count in parts]

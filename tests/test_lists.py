@@ -30,6 +30,25 @@ def test_members_are_those_that_are_live(members: int, share: float) -> None:
         assert all(0 < count <= size for _, _, count in mine)
 
 
+@pytest.mark.parametrize("room", [0, 40, 64, 500, 2000])
+def test_lists_that_wait_for_nothing_are_the_same_or_empty(room: int) -> None:
+    size = 32
+    live = (torch.rand(3, 1500, generator=torch.Generator().manual_seed(room)) < 0.1).to(torch.int8).to(DEVICE)
+    counted = Counted(live, size)
+    members, table = counted.within(room)
+    assert len(table) >= room // size
+    lists = counted.lists()
+    assert counted.kept() == lists.kept == int(live.sum())
+    whole = lists.table()
+    if lists.kept > room:
+        assert not table.any()
+        return
+    assert room
+    assert torch.equal(members[: lists.kept], lists.members)
+    assert torch.equal(table[: len(whole)], whole)
+    assert not table[len(whole) :].any()
+
+
 def test_groups_hold_every_owner_once() -> None:
     live = torch.zeros((5, 300), dtype=torch.int8, device=DEVICE)
     for owner, count in enumerate((300, 0, 40, 100, 7)):

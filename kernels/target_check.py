@@ -1,0 +1,58 @@
+# mypy: ignore-errors
+"""Refuses targets that are no class, and counts those that are not ignored."""
+
+import torch
+import triton
+import triton.language as tl
+
+from .arriving import Arriving
+from .backend import IS_INTERPRETED, kernel
+from .launch import vector
+
+BLOCK = 1024
+
+
+@kernel
+def count_targets_kernel(Target, Count, N, V, ignore_index, BLOCK: tl.constexpr):
+    """(2, programs) int32: how many are no class, and how many are not ignored."""
+    rows = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    target = tl.load(Target.ptr + rows.to(tl.int64) * Target.stride_row, mask=rows < N, other=ignore_index)
+    valid = target != ignore_index
+    wrong = valid & ((target < 0) | (target >= V))
+    tl.store(Count + tl.program_id(0), tl.sum(wrong.to(tl.int32), 0))
+    tl.store(Count + tl.num_programs(0) + tl.program_id(0), tl.sum(valid.to(tl.int32), 0))
+
+
+class TargetCheck:
+    """Targets being checked. A wrong one is the row of nothing to every kernel, so that those need not wait.
+
+    One kernel: as eleven small ones of torch's it was 27 us, half of what a product takes at N=512, V=49152, D=576
+    (H200)."""
+
+    def __init__(self, targets: torch.Tensor, vocabulary: int, ignore_index: int) -> None:
+        self.targets, self.vocabulary, self.ignore_index = targets, vocabulary, ignore_index
+        n = len(targets)
+        block = min(2**16, triton.next_power_of_2(max(n, 1))) if IS_INTERPRETED else BLOCK
+        programs = max(1, triton.cdiv(n, block))
+        counts = torch.empty((2, programs), dtype=torch.int32, device=targets.device)
+        count_targets_kernel[(programs,)](vector(targets), counts, n, vocabulary, ignore_index, BLOCK=block)
+        counts = counts.sum(1)
+        self.count = counts[1]
+        """() int64, of rows that are not ignored."""
+        self._wrong = Arriving(counts[:1])
+
+    def wait(self) -> None:
+        """For the device to have come this far.
+
+        Raises:
+            ValueError: a target is neither a row of the classifier nor `ignore_index`.
+        """
+        bad = int(self._wrong.wait())
+        if bad:
+            targets = self.targets
+            wrong = (targets != self.ignore_index) & ((targets < 0) | (targets >= self.vocabulary))
+            raise ValueError(
+                f"{bad} target(s) out of range, the first is {targets[wrong][0].item()} at row "
+                f"{int(wrong.nonzero()[0])}; "
+                f"legal values: 0 to {self.vocabulary - 1}, or ignore_index={self.ignore_index}"
+            )
