@@ -3,11 +3,18 @@
 Tried on an H100 (N=8192, V=256000, D=2304) and left out. For the products: blocks of 256 columns (2.2 ms for 1.7 of dC,
 1.6 for 1.1 of dE), 4 warps (2.0, 1.3), steps of 32 (2.4, 1.8), a fourth stage (3.9 for 2.6, with segments of 256): two
 programs must share a multiprocessor. No faster: programs that go through D together, so that the rows they gather stay
-in the cache, and products on a stream beside the next group's residuals. Smaller groups wait for their launches.
-Segments of 64 columns took as long as those of 128, at twice the record and a larger error.
+in the cache, and products on a stream beside the next group's residuals. Segments of 64 columns took as long as those
+of 128, at twice the record and a larger error. With all residuals at once (`borrowed`) blocks of 64 columns of dE, with
+4 or 8 warps and 3 or 4 stages, are no faster either (2.1 to 3.6 ms for 1.7, H200, gemma-web).
+
+A tail of rank 2000, in which a row's dropped probability in a segment is spread over the segment's words as that of the
+sampled rows is, costs two products of a 128th and gives no more back than rank 1: the filter's error in dC was 1.20e-3
+for 1.22e-3, in dE 3.3e-3 for 3.4e-3 (eps=2^-14, gemma-web), and 2 to 5 % less at 2^-10 to 2^-15.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +23,7 @@ from torch import Tensor
 
 from .backend import TL_DTYPES
 from .beside import Beside
+from .borrowed import Borrowed
 from .column_segments import column_residuals_kernel, column_segments_kernel
 from .launch import Call, matrix, operand, options
 from .lists import Counted, Lists
@@ -45,6 +53,21 @@ def segment_gradients(
     return _Segments(call, row_max, log_sum, record, upstream, stats).run(*wanted)
 
 
+CHUNKS_OF_BITS = 2**14
+"""So many have their live entries marked at once: 32 MiB of bits."""
+
+
+class _Kept(NamedTuple):
+    """What rows keep, and what all launches that form dC of it share."""
+
+    lists: Lists
+    table: Tensor
+    top: Tensor
+    share: Tensor | None
+    pull: Tensor | None
+    words: Tensor
+
+
 class _Segments:
     """One backward pass."""
 
@@ -71,20 +94,20 @@ class _Segments:
         self.bias, self.rows = self.live.bias, self.live.rows
 
     def run(self, want_e: bool, want_c: bool) -> tuple[Tensor | None, Tensor | None]:
-        call = self.call
+        call, tiles = self.call, self.of_rows
         words = self.live.words()
         live, lost = self.live.judge(self.eps, words if self.eps_e < 1 else None)
         top: Tensor = shared_scales(  # type: ignore[no-untyped-call]
-            self.rows, call.shape, self.of_rows.block_n, 1, call.ignore_index, self.dtype
+            self.rows, call.shape, tiles.block_n, 1, call.ignore_index, self.dtype
         )
         top = top.amax().reshape(1)
-        counted = Counted(live, self.of_rows.block_n)
+        counted = Counted(live, tiles.block_n)
         # Till the count is there, and the host has made lists of it, the device does what needs none: all of the tail.
         # With dE's half of it after dC the device stood still for 0.4 ms here, under a profiler (H200).
         share = pull_c = pull_e = None
         with Beside(self.device) as beside:
             if call.variant.tail == "rank1":
-                share = self.tail.share(live, self.of_rows)
+                share = self.tail.share(live, tiles)
                 pull_c = self.tail.of_rows(lost) if want_c else None
                 with beside.launches():  # which dE alone waits for: 0.02 of a product less
                     pull_e = self.tail.of_words(share) if want_e else None
@@ -93,79 +116,107 @@ class _Segments:
             del live
             if want_e and self.stats is not None:
                 self.stats.segments_e = words
-            d_classifier, marked = self._classifier(counted, lost, top, share, pull_c, words, want_c)
-        return self._embeddings(marked, pull_e) if want_e else None, d_classifier
+            d_classifier = torch.empty((self.v, self.d), dtype=self.dtype, device=self.device) if want_c else None
+            lists = counted.lists()
+            kept = _Kept(lists, lists.table(), top, share, pull_c, words)
+            borrowed = None
+            if d_classifier is not None:
+                most = self._chunks(tiles)
+                borrowed = Borrowed.of(d_classifier, lists.firsts, tiles.block_n, tiles.block_v, most)
+                self._count("c", lists, lost, self.live.segments * self.n)
+            if borrowed is None:
+                marked = self._in_groups(kept, d_classifier)
+        if borrowed is None:
+            return self._embeddings(marked, pull_e, None) if want_e else None, d_classifier
+        assert d_classifier is not None
+        marked = self._all_at_once(kept, borrowed.residuals)
+        # While the device counts what is marked it has something to do.
+        first, *others = borrowed.steps
+        self._write_classifier(kept, first, borrowed.residuals, 0, d_classifier)
+        d_embeddings = self._embeddings(marked, pull_e, borrowed.room) if want_e else None
+        for step in others:
+            self._write_classifier(kept, step, borrowed.residuals, 0, d_classifier)
+        if borrowed.rest < len(lists.firsts) - 1:
+            chunk = int(lists.firsts[borrowed.rest])
+            moved = borrowed.residuals[chunk * tiles.block_n :].clone()
+            moved = moved if len(moved) else borrowed.residuals  # of which nothing is read
+            self._write_classifier(kept, (borrowed.rest, len(lists.firsts) - 1), moved, chunk, d_classifier)
+        return d_embeddings, d_classifier
 
-    def _classifier(
-        self,
-        counted: Counted,
-        lost: Tensor,
-        top: Tensor,
-        share: Tensor | None,
-        pull: Tensor | None,
-        words: Tensor,
-        wanted: bool,
-    ) -> tuple[Tensor | None, Counted]:
-        """dC, where it is wanted; marks in `words` (row blocks, V) what has a live entry, and has that counted."""
-        call, tiles = self.call, self.of_rows
-        out = torch.empty((self.v, self.d), dtype=self.dtype, device=self.device) if wanted else None
-        e = matrix(call.embeddings)
-        step, rows = self.product.step(tiles.block_n), min(self.product.rows, tiles.block_v)
-        slices = triton.cdiv(self.d, self.product.columns)
-        residuals = self._room(self.live.row_blocks, tiles)
-        bits = self.live.bits(len(residuals) // tiles.block_n)
-        g, g_descriptor = operand(residuals, (step, rows), call.schedule)
-        lists = counted.lists()
-        table, groups = lists.table(), self._groups(lists, tiles)
+    def _all_at_once(self, kept: _Kept, residuals: Tensor) -> Counted:
+        """The residuals of all rows; marks in `words` (row blocks, V) what has a live entry, and has that counted."""
+        chunks = len(kept.table)
+        for first in range(0, chunks, CHUNKS_OF_BITS):
+            self._residuals(kept, first, min(CHUNKS_OF_BITS, chunks - first), residuals[first * self.of_rows.block_n :])
+        return Counted(kept.words, self.of_columns.block_v)
+
+    def _in_groups(self, kept: _Kept, out: Tensor | None) -> Counted:
+        """The same, and dC, where there is one, of a few rows at a time."""
+        residuals = self._room(self.live.row_blocks, self.of_rows)
         marked: Counted | None = None
-        for tile, count, first, chunks in groups:
+        for tile, count, first, chunks in kept.lists.groups(self._chunks(self.of_rows)):
             if chunks:
-                self.live.residuals(lists.members, table, first, chunks, self.eps_e, top, residuals, bits)
-                self.live.mark(lists.members, table, first, chunks, bits, words)
-            if marked is None and first + chunks == lists.firsts[-1]:  # all words are marked
-                marked = Counted(words, self.of_columns.block_v)
+                self._residuals(kept, first, chunks, residuals)
+            if marked is None and first + chunks == kept.lists.firsts[-1]:  # all words are marked
+                marked = Counted(kept.words, self.of_columns.block_v)
             if out is not None:
-                row_segments_kernel[(count * (tiles.block_v // rows) * slices,)](
-                    g,
-                    e,
-                    lists.members,
-                    lists.start,
-                    lists.first,
-                    top,
-                    share,
-                    pull,
-                    matrix(out),
-                    tile,
-                    first,
-                    self.v,
-                    self.d,
-                    TILES=tiles,
-                    ROWS=rows,
-                    PRODUCT=self.product,
-                    G_DESCRIPTOR=g_descriptor,
-                    **options(self.product, call.schedule),
-                )
+                self._write_classifier(kept, (tile, tile + count), residuals, first, out)
         assert marked is not None
-        if wanted:
-            self._count("c", lists, lost, self.live.segments * self.n)
-        return out, marked
+        return marked
 
-    def _embeddings(self, marked: Counted, pull: Tensor | None) -> Tensor:
+    def _residuals(self, kept: _Kept, first: int, chunks: int, out: Tensor) -> None:
+        bits = self.live.bits(chunks)
+        self.live.residuals(kept.lists.members, kept.table, first, chunks, self.eps_e, kept.top, out, bits)
+        self.live.mark(kept.lists.members, kept.table, first, chunks, bits, kept.words)
+
+    def _write_classifier(self, kept: _Kept, step: tuple[int, int], residuals: Tensor, first: int, out: Tensor) -> None:
+        """dC of some tiles, from `residuals` of the chunks from `first` on."""
+        call, tiles, lists = self.call, self.of_rows, kept.lists
+        rows = min(self.product.rows, tiles.block_v)
+        g, g_descriptor = operand(residuals, (self.product.step(tiles.block_n), rows), call.schedule)
+        tile, end = step
+        slices = triton.cdiv(self.d, self.product.columns)
+        row_segments_kernel[((end - tile) * (tiles.block_v // rows) * slices,)](
+            g,
+            matrix(call.embeddings),
+            lists.members,
+            lists.start,
+            lists.first,
+            kept.top,
+            kept.share,
+            kept.pull,
+            matrix(out),
+            tile,
+            first,
+            self.v,
+            self.d,
+            TILES=tiles,
+            ROWS=rows,
+            PRODUCT=self.product,
+            G_DESCRIPTOR=g_descriptor,
+            **options(self.product, call.schedule),
+        )
+
+    def _embeddings(self, marked: Counted, pull: Tensor | None, borrowed: Tensor | None) -> Tensor:
+        """dE; its residuals lie in `borrowed` memory, if any."""
         call, tiles = self.call, self.of_columns
         out = torch.empty((self.n, self.d), dtype=self.dtype, device=self.device)
         lost = torch.empty(self.n, device=self.device)
         e, e_descriptor = operand(call.embeddings, (tiles.block_n, tiles.block_d), call.schedule)
         c = matrix(call.classifier)
         step = tiles.block_n, self.product_e.step(tiles.block_v)
-        residuals = self._room(1, tiles)
-        g, g_descriptor = operand(residuals, step, call.schedule)
         lists = marked.lists()
-        kept = torch.empty((lists.firsts[-1], tiles.block_n), device=self.device)
-        groups = self._groups(lists, tiles)
-        if (most := max(chunks for *_, chunks in groups)) > self._chunks(tiles):  # of a row block that keeps much
-            del residuals, g
+        most, at_once = int(np.diff(lists.firsts).max()), self._chunks(tiles)
+        entries = tiles.block_n * tiles.block_v
+        fits = 0 if borrowed is None else len(borrowed) // entries
+        if borrowed is not None and fits >= max(1, most, min(at_once, int(lists.firsts[-1]))):
+            at_once = fits
+            residuals = borrowed[: fits * entries].view(-1, tiles.block_v)
+        else:
             residuals = self._room(most, tiles)
-            g, g_descriptor = operand(residuals, step, call.schedule)
+        g, g_descriptor = operand(residuals, step, call.schedule)
+        kept = torch.empty((lists.firsts[-1], tiles.block_n), device=self.device)
+        groups = list(lists.groups(at_once))
         for block, count, first, chunks in groups:
             if chunks:
                 longest = int(np.diff(lists.firsts[block : block + count + 1]).max())
@@ -217,16 +268,12 @@ class _Segments:
         self._count("e", lists, lost, self.live.row_blocks * self.v)
         return out
 
-    def _groups(self, lists: Lists, tiles: Tiles) -> list[tuple[int, int, int, int]]:
-        return list(lists.groups(self._chunks(tiles)))
-
     def _chunks(self, tiles: Tiles) -> int:
         """As many as GROUP_BYTES hold."""
         return max(1, GROUP_BYTES // (tiles.block_n * tiles.block_v * self.dtype.itemsize))
 
     def _room(self, most: int, tiles: Tiles) -> Tensor:
-        """For the residuals of a group, whose one owner has `most` chunks if it has more than others: made before
-        anything is counted, like all that needs no lists, since the device waits for what the host does after that."""
+        """For the residuals of a group, whose one owner has `most` chunks if it has more than others."""
         chunks = max(most, self._chunks(tiles))
         return torch.empty((chunks * tiles.block_n, tiles.block_v), dtype=self.dtype, device=self.device)
 

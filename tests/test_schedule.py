@@ -157,7 +157,7 @@ def test_blocks_of_rows_at_once_change_nothing(
 ) -> None:
     """Of five, two at once; with lists of kept tiles, where something is dropped, and groups of two tiles, the last of
     which has one."""
-    monkeypatch.setattr(look_ahead, "DENSE", 0)
+    monkeypatch.setattr(look_ahead, "DENSE", 1)
     base = replace(SMALL, look_ahead=0)
     one, other = (
         run(peaked(70, 140, 40, variant=variant, schedule=replace(base, row_blocks=blocks)), counts=False)

@@ -11,20 +11,20 @@ BACKWARD = "gradients:_Backward"
 
 MUTANTS = (
     Mutant(
-        "looking ahead does not see the words of the last chunk",
+        "looking ahead does not see the words of the first chunk",
         "looking_ahead_changes_no_bit",
         "cce,eps=2^-6",
         "look_ahead:LookAhead",
-        "found.mark(lists, table, first, chunks,",
-        "found.mark(lists, table, first, chunks - 1,",
+        "self._mark(members, table, 0, len(table))",
+        "self._mark(members, table, 1, len(table) - 1)",
     ),
     Mutant(
         "looking ahead marks words where they are and not where they are sorted to",
         "looking_ahead_changes_no_bit",
         "cce,eps=2^-6",
         "look_ahead:LookAhead",
-        "words if order is None else words.index_select(1, order)",
-        "words",
+        "self.words if order is None else self.words.index_select(1, order)",
+        "self.words",
     ),
     Mutant(
         "eps is 64 times too large",
