@@ -9,7 +9,7 @@ from ..bench_view import NO_TIMES
 from ..names import GRADIENTS
 from ..timing import Spread
 from .figure import Figure, Section, Table, number, percent
-from .pareto import HOW, frontier
+from .frontier import HOW, frontier
 from .plot import panel, series
 
 COSTS: tuple[tuple[Callable[[Cost], float], str], ...] = (
@@ -32,7 +32,7 @@ def sections(bench: Bench) -> list[Section]:
 
 def _section(place: Place, slug: str, bench: Bench) -> Section:
     found = [
-        _pareto(place, bench.provenance.cuda),
+        against_costs(place, "Error against time and memory", bench.provenance.cuda),
         _errors(place),
         _costs(place, bench.repetitions),
         _without_numbers(place),
@@ -41,8 +41,8 @@ def _section(place: Place, slug: str, bench: Bench) -> Section:
     return Section(slug=slug, title=place.shape, intro=intro, figures=[figure for figure in found if figure])
 
 
-def _pareto(place: Place, cuda: str | None) -> Figure:
-    title = "Error against time and memory"
+def against_costs(place: Place, title: str, cuda: str | None = None) -> Figure:
+    """The error of each gradient against time, and against memory."""
     timed = [
         (row, row.cost) for row in place.rows if row.cost is not None and row.over_floor.keys() >= GRADIENTS.keys()
     ]

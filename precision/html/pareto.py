@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from matplotlib.axes import Axes
 
+from ..bench import Bench
 from ..names import GRADIENTS
 from ..report import Report, Result
 from ..timing import Timing
+from .bench import against_costs, where
 from .figure import Figure, Section, Table, number
-from .plot import MUTED, SERIES, Series, log_axis, panel, plain_ticks, series
+from .frontier import HOW, frontier
+from .plot import panel, series
 
-HOW = (
-    "Lower is closer to the truth (1 is two roundings), further left is cheaper. The dashed steps join those that no "
-    "other beats in both; one above and to the right of another has nothing to offer here."
-)
-BASELINE = Path(__file__).parents[1] / "baselines" / "gemma-alpaca-bfloat16.json"
+BENCHED = Path(__file__).parents[1] / "benches" / "table1-h200.json"
 
 
 def pareto(report: Report) -> Section:
@@ -29,12 +28,13 @@ def pareto(report: Report) -> Section:
             Figure(
                 title="This report",
                 missing="No times: kernels ran in Triton's interpreter, whose time says nothing about a GPU's. The "
-                "figure below is that of the committed report.",
+                "figure below is that of a committed bench.",
             )
         ]
-        if BASELINE.exists():
-            committed = Report.read(BASELINE)
-            figures.append(_figure(committed, f"Committed report: {committed.head['name']}"))
+        if BENCHED.exists():
+            bench = Bench.read(BENCHED)
+            (place,) = bench.places
+            figures.append(against_costs(place, f"Committed bench: {place.shape}, {where(bench)}"))
     return Section(slug="cost", title="Time and memory", intro=intro, figures=figures)
 
 
@@ -78,24 +78,6 @@ def _figure(report: Report, title: str) -> Figure:
             )
         ],
     )
-
-
-def frontier(points: Sequence[tuple[float, float]], lines: Sequence[Series], label: str) -> Callable[[Axes], None]:
-    """Draws (cost, error over the floor), one per line of the legend, and the steps that join the best."""
-
-    def on(axes: Axes) -> None:
-        log_axis(axes, "y")
-        for line, (x, y) in zip(lines, points, strict=True):
-            axes.plot(x, y, "os"[line.place // len(SERIES) % 2], color=line.colour, markersize=7)
-        best = sorted(p for p in points if not any(q != p and q[0] <= p[0] and q[1] <= p[1] for q in points))
-        axes.step(*zip(*best, strict=True), where="post", color=MUTED, linewidth=1, linestyle=(0, (3, 2)))
-        axes.set_xlim(0, 1.05 * max(x for x, _ in points))
-        axes.set_xlabel(label)
-        low, high = axes.get_ylim()
-        ticks = [t for t in (0.5, 1, 2, 5, 10, 20, 50, 100) if low <= t <= high]
-        plain_ticks(axes, "y", ticks, [number(t) for t in ticks])
-
-    return on
 
 
 def _times(report: Report, result: Result, name: str) -> float:
