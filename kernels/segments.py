@@ -37,7 +37,10 @@ from .statistics import Statistics
 from .upstream import Upstream
 
 GROUP_BYTES = 5 * 2**23
-"""Memory for the residuals that are held at once."""
+"""Memory for the residuals that are held at once, where they cannot lie in that of dC."""
+
+CHUNKS_OF_BITS = 2**14
+"""So many have their live entries marked at once: 32 MiB of bits."""
 
 
 def segment_gradients(
@@ -51,10 +54,6 @@ def segment_gradients(
 ) -> tuple[Tensor | None, Tensor | None]:
     """dE and dC of granularity=segment, each where `wanted` says so."""
     return _Segments(call, row_max, log_sum, record, upstream, stats).run(*wanted)
-
-
-CHUNKS_OF_BITS = 2**14
-"""So many have their live entries marked at once: 32 MiB of bits."""
 
 
 class _Kept(NamedTuple):
@@ -121,37 +120,42 @@ class _Segments:
             kept = _Kept(lists, lists.table(), top, share, pull_c, words)
             borrowed = None
             if d_classifier is not None:
+                self._count("c", lists, lost, self.live.segments * self.n)
                 most = self._chunks(tiles)
                 borrowed = Borrowed.of(d_classifier, lists.firsts, tiles.block_n, tiles.block_v, most)
-                self._count("c", lists, lost, self.live.segments * self.n)
-            if borrowed is None:
+            if borrowed is not None and d_classifier is not None:
+                marked = self._all_at_once(kept, borrowed, d_classifier)
+            else:
                 marked = self._in_groups(kept, d_classifier)
-        if borrowed is None:
-            return self._embeddings(marked, pull_e, None) if want_e else None, d_classifier
-        assert d_classifier is not None
-        marked = self._all_at_once(kept, borrowed.residuals)
-        # While the device counts what is marked it has something to do.
-        first, *others = borrowed.steps
-        self._write_classifier(kept, first, borrowed.residuals, 0, d_classifier)
-        d_embeddings = self._embeddings(marked, pull_e, borrowed.room) if want_e else None
-        for step in others:
-            self._write_classifier(kept, step, borrowed.residuals, 0, d_classifier)
-        if borrowed.rest < len(lists.firsts) - 1:
-            chunk = int(lists.firsts[borrowed.rest])
-            moved = borrowed.residuals[chunk * tiles.block_n :].clone()
-            moved = moved if len(moved) else borrowed.residuals  # of which nothing is read
-            self._write_classifier(kept, (borrowed.rest, len(lists.firsts) - 1), moved, chunk, d_classifier)
+        room = None if borrowed is None else borrowed.room
+        d_embeddings = self._embeddings(marked, pull_e, room) if want_e else None
+        if borrowed is not None and d_classifier is not None:
+            self._write_rest(kept, borrowed, d_classifier)
         return d_embeddings, d_classifier
 
-    def _all_at_once(self, kept: _Kept, residuals: Tensor) -> Counted:
-        """The residuals of all rows; marks in `words` (row blocks, V) what has a live entry, and has that counted."""
-        chunks = len(kept.table)
+    def _all_at_once(self, kept: _Kept, borrowed: Borrowed, out: Tensor) -> Counted:
+        """All residuals; marks in `words` (row blocks, V) what has a live entry, has that counted, and has the device
+        write the first of dC in the meantime."""
+        chunks, rows = len(kept.table), self.of_rows.block_n
         for first in range(0, chunks, CHUNKS_OF_BITS):
-            self._residuals(kept, first, min(CHUNKS_OF_BITS, chunks - first), residuals[first * self.of_rows.block_n :])
-        return Counted(kept.words, self.of_columns.block_v)
+            here = min(CHUNKS_OF_BITS, chunks - first)
+            self._residuals(kept, first, here, borrowed.residuals[first * rows :])
+        marked = Counted(kept.words, self.of_columns.block_v)
+        self._write_classifier(kept, borrowed.steps[0], borrowed.residuals, 0, out)
+        return marked
+
+    def _write_rest(self, kept: _Kept, borrowed: Borrowed, out: Tensor) -> None:
+        """The rest of dC."""
+        for step in borrowed.steps[1:]:
+            self._write_classifier(kept, step, borrowed.residuals, 0, out)
+        tiles, chunk = len(kept.lists.firsts) - 1, int(kept.lists.firsts[borrowed.rest])
+        if borrowed.rest < tiles:
+            moved = borrowed.residuals[chunk * self.of_rows.block_n :].clone()
+            moved = moved if len(moved) else borrowed.residuals  # of which nothing is read
+            self._write_classifier(kept, (borrowed.rest, tiles), moved, chunk, out)
 
     def _in_groups(self, kept: _Kept, out: Tensor | None) -> Counted:
-        """The same, and dC, where there is one, of a few rows at a time."""
+        """The same of a few rows at a time, and all of dC, where there is one."""
         residuals = self._room(self.live.row_blocks, self.of_rows)
         marked: Counted | None = None
         for tile, count, first, chunks in kept.lists.groups(self._chunks(self.of_rows)):

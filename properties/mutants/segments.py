@@ -156,8 +156,8 @@ MUTANTS = (
         WITHIN,
         VARIANT,
         "segments:_Segments",
-        "chunk * tiles.block_n :].clone()",
-        "chunk * tiles.block_n :]",
+        "chunk * self.of_rows.block_n :].clone()",
+        "chunk * self.of_rows.block_n :]",
     ),
     Mutant(
         "dC stays at the scale of its residuals",
