@@ -9,8 +9,8 @@ from ..bench_view import NO_TIMES
 from ..names import GRADIENTS
 from ..timing import Spread
 from .figure import Figure, Section, Table, number, percent
-from .frontier import HOW, frontier
-from .plot import panel, series
+from .frontier import HOW, frontiers
+from .plot import series
 
 COSTS: tuple[tuple[Callable[[Cost], float], str], ...] = (
     (lambda cost: cost.both_over_product.median, "time of forward and backward / product"),
@@ -52,14 +52,11 @@ def against_costs(place: Place, title: str, cuda: str | None = None) -> Figure:
     return Figure(
         title=title,
         how=HOW,
-        panels=[
-            panel(
-                f"{short}: error over two roundings",
-                frontier([(cost(c), row.over_floor[name]) for row, c in timed], lines, label),
-            )
-            for cost, label in COSTS
-            for name, short in GRADIENTS.items()
-        ],
+        panels=frontiers(
+            [([cost(c) for _, c in timed], label) for cost, label in COSTS],
+            [row.over_floor for row, _ in timed],
+            lines,
+        ),
         legend=lines,
     )
 

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+from markupsafe import Markup
 from matplotlib.axes import Axes
 
+from ..names import GRADIENTS
 from .figure import number
-from .plot import MUTED, SERIES, Series, log_axis, plain_ticks
+from .plot import MUTED, SERIES, Series, log_axis, panel, plain_ticks
 
 HOW = (
     "Lower is closer to the truth (1 is two roundings), further left is cheaper. The dashed steps join those that no "
     "other beats in both; one above and to the right of another has nothing to offer here. A square stands for a name "
     "with a dashed line."
 )
+
+
+def frontiers(
+    costs: Sequence[tuple[Sequence[float], str]], times: Sequence[Mapping[str, float]], lines: Sequence[Series]
+) -> list[Markup]:
+    """A panel for each cost and gradient: `times` over the floor, one per line of the legend, against each cost and
+    its label."""
+    return [
+        panel(
+            f"{short}: error over two roundings",
+            frontier(list(zip(cost, (of[name] for of in times), strict=True)), lines, label),
+        )
+        for cost, label in costs
+        for name, short in GRADIENTS.items()
+    ]
 
 
 def frontier(points: Sequence[tuple[float, float]], lines: Sequence[Series], label: str) -> Callable[[Axes], None]:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-
-from matplotlib.axes import Axes
 
 from ..bench import Bench
 from ..names import GRADIENTS
 from ..report import Report, Result
-from ..timing import Timing
 from .bench import against_costs, where
 from .figure import Figure, Section, Table, number
-from .frontier import HOW, frontier
-from .plot import panel, series
+from .frontier import HOW, frontiers
+from .plot import series
 
 BENCHED = Path(__file__).parents[1] / "benches" / "table1-h200.json"
 
@@ -42,23 +38,20 @@ def _figure(report: Report, title: str) -> Figure:
     timed = [(result, result.timing) for result in report.results if result.timing is not None]
     lines = series([result.variant for result, _ in timed])
     head = report.head
-
-    def draw(name: str, cost: Callable[[Timing], float], label: str) -> Callable[[Axes], None]:
-        return frontier([(cost(t), _times(report, r, name)) for r, t in timed], lines, label)
-
-    costs: tuple[tuple[Callable[[Timing], float], str], ...] = (
-        (lambda t: t.forward_over_product + t.backward_over_product, "time of forward and backward / product"),
-        (lambda t: t.backward_mib, "MiB of the backward pass, gradients included"),
-    )
+    times = [t.forward_over_product + t.backward_over_product for _, t in timed]
+    costs = [
+        (times, "time of forward and backward / product"),
+        ([t.backward_mib for _, t in timed], "MiB of the backward pass, gradients included"),
+    ]
     return Figure(
         title=title,
         how=f"{HOW} {head['name']}: N={head['tokens']}, V={head['vocabulary']}, D={head['hidden']}, {head['dtype']}, "
         f"on {report.provenance.device}.",
-        panels=[
-            panel(f"{short}: error over two roundings", draw(name, cost, label))
-            for cost, label in costs
-            for name, short in GRADIENTS.items()
-        ],
+        panels=frontiers(
+            costs,
+            [{name: _times(report, result, name) for name in GRADIENTS} for result, _ in timed],
+            lines,
+        ),
         legend=lines,
         tables=[
             Table(
