@@ -33,8 +33,7 @@ class Beside:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._queue is not None:
-            self._here.wait_stream(self._queue)
+        self.wait(for_all=True)
 
     @contextmanager
     def launches(self) -> Iterator[None]:

@@ -39,7 +39,7 @@ class Borrowed:
         end = begin // 2 // tile
         while first < end:
             steps.append((first, end))
-            first, end = end, min(tiles, (begin + int(firsts[end]) * chunk) // tile) if end < tiles else tiles
+            first, end = end, min(tiles, (begin + int(firsts[end]) * chunk) // tile)
         if not steps or not firsts[-1] or int(firsts[-1] - firsts[first]) > most:
             return None
         flat = d_classifier.view(-1)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
-import torch
+from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 from triton.tools.tensor_descriptor import TensorDescriptor
 
@@ -28,8 +28,7 @@ class Launcher:
         return partial(self._launch, grid)
 
     def _launch(self, grid: tuple[int], *args: Any, **named: Any) -> None:
-        device = torch.cuda.current_device() if torch.cuda.is_initialized() else None
-        key = device, *map(kind_of, args, self._by_value), *named.items()
+        key = driver.active.get_current_device(), *map(kind_of, args, self._by_value), *named.items()
         if (known := self._compiled.get(key)) is not None:
             compiled, constants = known
             compiled[(*grid, 1, 1)](*args, *constants)

@@ -17,6 +17,8 @@ BLOCK = 64
 """Lines of a step, where no tensor core multiplies."""
 ROWS = 32
 """Of a program that judges rows."""
+BITS = 2**25
+"""Bytes for which entries are live, at once."""
 
 
 class LiveSegments:
@@ -92,51 +94,51 @@ class LiveSegments:
         """(row blocks, V) int8, of which nothing is marked yet."""
         return torch.zeros((self.row_blocks, self.v), dtype=torch.int8, device=self.device)
 
-    def bits(self, chunks: int) -> Tensor:
-        """Room for which entries of so many chunks are live."""
-        shape = chunks * self.tiles.block_n, self.tiles.block_v // 8
-        return torch.empty(shape, dtype=torch.uint8, device=self.device)
+    @property
+    def at_once(self) -> int:
+        """Chunks whose live entries BITS hold."""
+        return max(1, 8 * BITS // (self.tiles.block_n * self.tiles.block_v))
 
     def residuals(
         self,
         members: Tensor,
         table: Tensor,
-        first: int,
-        chunks: int,
+        chunks: range,
         eps: float,
-        top: Tensor | None,
-        out: Tensor | None,
-        bits: Tensor,
+        words: Tensor,
+        top: Tensor | None = None,
+        out: Tensor | None = None,
     ) -> None:
-        """Of what `members` lists and `table` cuts: those of `chunks` from `first` on into `out`, where there is one,
-        over `top`; into `bits` which are live."""
+        """Of what `members` lists and `table` cuts, those of `chunks` into `out`, where there is one, over `top`. Marks
+        in `words` which have a live entry."""
         call, tiles = self.call, self.tiles
-        row_residuals_kernel[(chunks,)](
-            self.embeddings,
-            self.classifier,
-            self.bias,
-            *self.rows,
-            members,
-            table,
-            top,
-            out,
-            bits,
-            call.softcap,
-            eps,
-            first,
-            self.n,
-            self.v,
-            self.d,
-            call.ignore_index,
-            DTYPE=TL_DTYPES[self.dtype],
-            TILES=tiles,
-            C_DESCRIPTOR=self.has_descriptor,
-            **options(tiles, call.schedule),
-        )
-
-    def mark(self, members: Tensor, table: Tensor, first: int, chunks: int, bits: Tensor, words: Tensor) -> None:
-        """In `words`, what is live in these chunks."""
-        mark_words_kernel[(chunks,)](bits, members, table, words, first, self.n, self.v, TILES=self.tiles, STEP=16)
+        for here in (chunks[k : k + self.at_once] for k in range(0, len(chunks), self.at_once)):
+            bits = torch.empty((len(here) * tiles.block_n, tiles.block_v // 8), dtype=torch.uint8, device=self.device)
+            row_residuals_kernel[(len(here),)](
+                self.embeddings,
+                self.classifier,
+                self.bias,
+                *self.rows,
+                members,
+                table,
+                top,
+                None if out is None else out[(here.start - chunks.start) * tiles.block_n :],
+                bits,
+                call.softcap,
+                eps,
+                here.start,
+                self.n,
+                self.v,
+                self.d,
+                call.ignore_index,
+                DTYPE=TL_DTYPES[self.dtype],
+                TILES=tiles,
+                C_DESCRIPTOR=self.has_descriptor,
+                **options(tiles, call.schedule),
+            )
+            mark_words_kernel[(len(here),)](
+                bits, members, table, words, here.start, self.n, self.v, TILES=tiles, STEP=16
+            )
 
 
 def _joined(lost: Tensor) -> Tensor:

@@ -20,9 +20,6 @@ from .upstream import Upstream
 DENSE = 8
 """With more than one segment in so many live, most tiles are: nothing would be saved."""
 
-BITS = 2**25
-"""Bytes for which entries are live, at once: about what `DENSE` lets pass at N=8192, V=256000."""
-
 
 class LookAhead:
     """Begins to count; `tiles` has the device look, and then waits for what was counted."""
@@ -30,41 +27,31 @@ class LookAhead:
     def __init__(self, call: Call, row_max: Tensor, log_sum: Tensor, record: Record, upstream: Upstream) -> None:
         self.segments = LiveSegments(call, row_max, log_sum, record, upstream)
         self.eps = call.variant.threshold(torch.finfo(call.embeddings.dtype).eps)
-        self.keeps_targets = call.variant.tail == "rank1" and self.eps < 1
+        keeps_targets = call.variant.tail == "rank1" and self.eps < 1
         self.words = self.segments.words()
         # A quarter less, for segments alone: rounding must not hide a live entry. The log of a recorded probability
         # is far less than 0.28 off, unless logits come to millions.
-        live, _ = self.segments.judge(0.75 * self.eps, self.words if self.keeps_targets else None)
+        live, _ = self.segments.judge(0.75 * self.eps, self.words if keeps_targets else None)
         self.counted = Counted(live, self.segments.tiles.block_n)
 
     def tiles(self, order: Tensor | None) -> Tensor | None:
         """(row blocks, vocabulary tiles) int8, 0 where a tile of the given order is dead, by the very residuals that it
         would have: an element's products are joined in the same steps. None where most are live, or may be; a tail has
         to know whatever it costs."""
-        found, tiles = self.segments, self.segments.tiles
-        of_all = found.segments * found.n
-        at_once = 8 * BITS // (tiles.block_n * tiles.block_v)  # chunks
+        found, of_all = self.segments, self.segments.segments * self.segments.n
         # A host that waits before it launches this leaves the device idle: 1 of 27 ms of cce-no-sort (H200, N=8192,
-        # V=256000, D=2304).
-        room = min(of_all // DENSE, max(0, at_once - found.segments) * tiles.block_n)
+        # V=256000, D=2304). What `DENSE` lets pass there is about what is marked at once.
+        room = min(of_all // DENSE, max(0, found.at_once - found.segments) * found.tiles.block_n)
         members, table = self.counted.within(room)
-        self._mark(members, table, 0, len(table))
+        found.residuals(members, table, range(len(table)), self.eps, self.words)
         if (kept := self.counted.kept()) > room:
             if found.call.variant.tail == "drop" and kept * DENSE > of_all:
                 return None
             lists = self.counted.lists()
             table = lists.table()
-            for _, _, first, chunks in lists.groups(max(1, at_once)):
-                self._mark(lists.members, table, first, chunks)
+            found.residuals(lists.members, table, range(len(table)), self.eps, self.words)
         block = found.call.schedule.backward.block_v
         words = self.words if order is None else self.words.index_select(1, order)
         of_tiles: Tensor = torch.nn.functional.pad(words, (0, -found.v % block)).unflatten(1, (-1, block))
         del self.words, self.counted  # 32 MiB of what nobody asks any more
         return of_tiles.amax(2)
-
-    def _mark(self, members: Tensor, table: Tensor, first: int, chunks: int) -> None:
-        """The words that have a live entry in so many chunks."""
-        if chunks:
-            bits = self.segments.bits(chunks)
-            self.segments.residuals(members, table, first, chunks, self.eps, None, None, bits)
-            self.segments.mark(members, table, first, chunks, bits, self.words)

@@ -41,9 +41,6 @@ from .upstream import Upstream
 GROUP_BYTES = 5 * 2**23
 """Memory for the residuals that are held at once, where they cannot lie in that of dC."""
 
-CHUNKS_OF_BITS = 2**14
-"""So many have their live entries marked at once: 32 MiB of bits."""
-
 
 def segment_gradients(
     call: Call,
@@ -66,7 +63,8 @@ class _Kept(NamedTuple):
     top: Tensor
     share: Tensor | None
     pull: Tensor | None
-    words: Tensor
+    words: Tensor  # (row blocks, V) int8, where what has a live entry is marked
+    out: Tensor | None  # dC, where it is wanted
 
 
 class _Segments:
@@ -119,64 +117,55 @@ class _Segments:
                 self.stats.segments_e = words
             d_classifier = torch.empty((self.v, self.d), dtype=self.dtype, device=self.device) if want_c else None
             lists = counted.lists()
-            kept = _Kept(lists, lists.table(), top, share, pull_c, words)
+            kept = _Kept(lists, lists.table(), top, share, pull_c, words, d_classifier)
             borrowed = None
             if d_classifier is not None:
                 self._count("c", lists, lost, self.live.segments * self.n)
                 most = self._chunks(tiles)
                 borrowed = Borrowed.of(d_classifier, lists.firsts, tiles.block_n, tiles.block_v, most)
-            if borrowed is not None and d_classifier is not None:
-                marked = self._all_at_once(kept, borrowed, d_classifier)
-            else:
-                marked = self._in_groups(kept, d_classifier)
+            marked = self._in_groups(kept) if borrowed is None else self._all_at_once(kept, borrowed)
         room = None if borrowed is None else borrowed.room
         d_embeddings = self._embeddings(marked, pull_e, room) if want_e else None
-        if borrowed is not None and d_classifier is not None:
-            self._write_rest(kept, borrowed, d_classifier)
+        if borrowed is not None:
+            self._write_rest(kept, borrowed)
         return d_embeddings, d_classifier
 
-    def _all_at_once(self, kept: _Kept, borrowed: Borrowed, out: Tensor) -> Counted:
-        """All residuals; marks in `words` (row blocks, V) what has a live entry, has that counted, and has the device
-        write the first of dC in the meantime."""
-        chunks, rows = len(kept.table), self.of_rows.block_n
-        for first in range(0, chunks, CHUNKS_OF_BITS):
-            here = min(CHUNKS_OF_BITS, chunks - first)
-            self._residuals(kept, first, here, borrowed.residuals[first * rows :])
+    def _all_at_once(self, kept: _Kept, borrowed: Borrowed) -> Counted:
+        """All residuals; marks words and has what is marked counted, while the device writes the first of dC."""
+        self._residuals(kept, range(len(kept.table)), borrowed.residuals)
         marked = Counted(kept.words, self.of_columns.block_v)
-        self._write_classifier(kept, borrowed.steps[0], borrowed.residuals, 0, out)
+        self._write_classifier(kept, borrowed.steps[0], borrowed.residuals, 0)
         return marked
 
-    def _write_rest(self, kept: _Kept, borrowed: Borrowed, out: Tensor) -> None:
+    def _write_rest(self, kept: _Kept, borrowed: Borrowed) -> None:
         """The rest of dC."""
         for step in borrowed.steps[1:]:
-            self._write_classifier(kept, step, borrowed.residuals, 0, out)
+            self._write_classifier(kept, step, borrowed.residuals, 0)
         tiles, chunk = len(kept.lists.firsts) - 1, int(kept.lists.firsts[borrowed.rest])
         if borrowed.rest < tiles:
             moved = borrowed.residuals[chunk * self.of_rows.block_n :].clone()
             moved = moved if len(moved) else borrowed.residuals  # of which nothing is read
-            self._write_classifier(kept, (borrowed.rest, tiles), moved, chunk, out)
+            self._write_classifier(kept, (borrowed.rest, tiles), moved, chunk)
 
-    def _in_groups(self, kept: _Kept, out: Tensor | None) -> Counted:
-        """The same of a few rows at a time, and all of dC, where there is one."""
-        residuals = self._room(self.live.row_blocks, self.of_rows)
+    def _in_groups(self, kept: _Kept) -> Counted:
+        """The same of a few rows at a time, and all of dC, where it is wanted."""
+        residuals = self._room(kept.lists, self.of_rows)
         marked: Counted | None = None
-        for tile, count, first, chunks in kept.lists.groups(self._chunks(self.of_rows)):
-            if chunks:
-                self._residuals(kept, first, chunks, residuals)
+        for tile, count, first, chunks in kept.lists.groups(len(residuals) // self.of_rows.block_n):
+            self._residuals(kept, range(first, first + chunks), residuals)
             if marked is None and first + chunks == kept.lists.firsts[-1]:  # all words are marked
                 marked = Counted(kept.words, self.of_columns.block_v)
-            if out is not None:
-                self._write_classifier(kept, (tile, tile + count), residuals, first, out)
+            if kept.out is not None:
+                self._write_classifier(kept, (tile, tile + count), residuals, first)
         assert marked is not None
         return marked
 
-    def _residuals(self, kept: _Kept, first: int, chunks: int, out: Tensor) -> None:
-        bits = self.live.bits(chunks)
-        self.live.residuals(kept.lists.members, kept.table, first, chunks, self.eps_e, kept.top, out, bits)
-        self.live.mark(kept.lists.members, kept.table, first, chunks, bits, kept.words)
+    def _residuals(self, kept: _Kept, chunks: range, out: Tensor) -> None:
+        self.live.residuals(kept.lists.members, kept.table, chunks, self.eps_e, kept.words, kept.top, out)
 
-    def _write_classifier(self, kept: _Kept, step: tuple[int, int], residuals: Tensor, first: int, out: Tensor) -> None:
+    def _write_classifier(self, kept: _Kept, step: tuple[int, int], residuals: Tensor, first: int) -> None:
         """dC of some tiles, from `residuals` of the chunks from `first` on."""
+        assert kept.out is not None
         call, tiles, lists = self.call, self.of_rows, kept.lists
         rows = min(self.product.rows, tiles.block_v)
         g, g_descriptor = operand(residuals, (self.product.step(tiles.block_n), rows), call.schedule)
@@ -191,7 +180,7 @@ class _Segments:
             kept.top,
             kept.share,
             kept.pull,
-            matrix(out),
+            matrix(kept.out),
             tile,
             first,
             self.v,
@@ -212,18 +201,10 @@ class _Segments:
         c = matrix(call.classifier)
         step = tiles.block_n, self.product_e.step(tiles.block_v)
         lists = marked.lists()
-        most, at_once = int(np.diff(lists.firsts).max()), self._chunks(tiles)
-        entries = tiles.block_n * tiles.block_v
-        fits = 0 if borrowed is None else len(borrowed) // entries
-        if borrowed is not None and fits >= max(1, most, min(at_once, int(lists.firsts[-1]))):
-            at_once = fits
-            residuals = borrowed[: fits * entries].view(-1, tiles.block_v)
-        else:
-            residuals = self._room(most, tiles)
+        residuals = self._room(lists, tiles, borrowed)
         g, g_descriptor = operand(residuals, step, call.schedule)
         kept = torch.empty((lists.firsts[-1], tiles.block_n), device=self.device)
-        groups = list(lists.groups(at_once))
-        for block, count, first, chunks in groups:
+        for block, count, first, chunks in lists.groups(len(residuals) // tiles.block_n):
             if chunks:
                 longest = int(np.diff(lists.firsts[block : block + count + 1]).max())
                 column_residuals_kernel[(count * longest,)](
@@ -278,10 +259,14 @@ class _Segments:
         """As many as GROUP_BYTES hold."""
         return max(1, GROUP_BYTES // (tiles.block_n * tiles.block_v * self.dtype.itemsize))
 
-    def _room(self, most: int, tiles: Tiles) -> Tensor:
-        """For the residuals of a group, whose one owner has `most` chunks if it has more than others."""
-        chunks = max(most, self._chunks(tiles))
-        return torch.empty((chunks * tiles.block_n, tiles.block_v), dtype=self.dtype, device=self.device)
+    def _room(self, lists: Lists, tiles: Tiles, borrowed: Tensor | None = None) -> Tensor:
+        """For the residuals of a group: what one owner has, and all or what GROUP_BYTES hold. In `borrowed` memory, all
+        of it, if that is no less."""
+        entries = tiles.block_n * tiles.block_v
+        least = max(1, int(np.diff(lists.firsts).max()), min(self._chunks(tiles), int(lists.firsts[-1])))
+        if borrowed is None or len(borrowed) < least * entries:
+            borrowed = torch.empty(least * entries, dtype=self.dtype, device=self.device)
+        return borrowed[: len(borrowed) // entries * entries].view(-1, tiles.block_v)
 
     def _count(self, name: str, lists: Lists, lost: Tensor, of_all: int) -> None:
         if self.stats is not None:

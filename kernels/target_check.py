@@ -51,8 +51,8 @@ class TargetCheck:
         if bad:
             targets = self.targets
             wrong = (targets != self.ignore_index) & ((targets < 0) | (targets >= self.vocabulary))
+            place = int(wrong.nonzero()[0])
             raise ValueError(
-                f"{bad} target(s) out of range, the first is {targets[wrong][0].item()} at row "
-                f"{int(wrong.nonzero()[0])}; "
+                f"{bad} target(s) out of range, the first is {int(targets[place])} at row {place}; "
                 f"legal values: 0 to {self.vocabulary - 1}, or ignore_index={self.ignore_index}"
             )

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from ccelab.kernels import Statistics, Variant, launch, look_ahead
+from ccelab.kernels import Statistics, Variant, launch, live_segments, look_ahead
 from ccelab.kernels.schedule import default_schedule
 from ccelab.precision.call import launch_call
 from ccelab.properties.cases import DEVICE, DTYPES, SMALL, Case, draw, peaked, run
@@ -97,8 +97,8 @@ def test_they_are_found_some_at_a_time(variant: str, monkeypatch: pytest.MonkeyP
     seen = found(monkeypatch)
     monkeypatch.setattr(look_ahead, "DENSE", 1)
     case = peaked(53, 130, 40, variant=variant, schedule=replace(SMALL, look_ahead=0))
-    for size in (look_ahead.BITS, 200):  # bytes; a chunk has 32
-        monkeypatch.setattr(look_ahead, "BITS", size)
+    for size in (live_segments.BITS, 200):  # bytes; a chunk has 32
+        monkeypatch.setattr(live_segments, "BITS", size)
         run(case, counts=False)
     one, other = seen
     assert one is not None

@@ -84,8 +84,8 @@ MUTANTS = (
         NEGLIGIBLE,
         VARIANT,
         "segments:_Segments",
-        "first, chunks, self.eps_e,",
-        "first, chunks, self.eps,",
+        "chunks, self.eps_e,",
+        "chunks, self.eps,",
     ),
     Mutant(
         "rows are judged by dE's eps_e",
