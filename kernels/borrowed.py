@@ -1,8 +1,8 @@
 """`Borrowed`: memory of dC that holds the residuals it is formed of, until it is written.
 
-All residuals of granularity=segment are there at once then, and those that dE is formed of: a few launches fill a GPU
-where groups of 40 MiB left a third of it without work (H200, N=8192, V=256000, D=2304: 1.8 ms for 2.6 of dE's products
-on gemma-web), and no memory is needed beside the gradients.
+All residuals of granularity=segment are there at once then, and those that dE is formed of. One launch fills a GPU; in
+groups of 40 MiB each had 144 programs on gemma-web, and dE's products took 2.6 ms for 1.7 (H200, N=8192, V=256000,
+D=2304). No residual takes memory beside the gradients.
 """
 
 from __future__ import annotations

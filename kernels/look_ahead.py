@@ -39,8 +39,8 @@ class LookAhead:
         would have: an element's products are joined in the same steps. None where most are live, or may be; a tail has
         to know whatever it costs."""
         found, of_all = self.segments, self.segments.segments * self.segments.n
-        # A host that waits before it launches this leaves the device idle: 1 of 27 ms of cce-no-sort (H200, N=8192,
-        # V=256000, D=2304). What `DENSE` lets pass there is about what is marked at once.
+        # A host that waits before it launches this leaves the device idle: 1 of 27 ms of cce-no-sort, under a profiler
+        # (H200, N=8192, V=256000, D=2304). What `DENSE` lets pass there is about what is marked at once.
         room = min(of_all // DENSE, max(0, found.at_once - found.segments) * found.tiles.block_n)
         members, table = self.counted.within(room)
         found.residuals(members, table, range(len(table)), self.eps, self.words)
