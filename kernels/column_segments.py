@@ -9,13 +9,22 @@ words for 0.6 % of the entries. The words of a block are gathered, so that their
 import triton.language as tl
 
 from .accumulate import HEADROOM, rescale
-from .backend import kernel
+from .backend import device_function, kernel
 from .backward import recompute_logits
 from .matrix import store_rows
 from .products import cast_output
 from .residual import cast_residual, load_row_data, logit_gradient, softmax
 from .row_segments import segment_product
 from .tail import with_tail_of_e
+
+
+@device_function
+def rows_of_block(Order, place, N):
+    """The rows at `place` in their order; N, which is no row, past the last."""
+    if Order is None:
+        return place
+    else:
+        return tl.load(Order + place, mask=place < N, other=N)
 
 
 @kernel
@@ -28,6 +37,7 @@ def column_residuals_kernel(
     LogSum,
     DLoss,
     DLse,
+    Order,  # (N,) int64 rows, those of a block after those of the one before; None: as they are
     Words,  # (pairs,) int32 words, those of a block of rows after those of the one before, ascending
     Start,  # (row blocks + 1,) int32 into Words
     First,  # (row blocks + 1,) int32 into the chunks
@@ -54,7 +64,7 @@ def column_residuals_kernel(
         return
     start = tl.load(Start + block) + chunk * TILES.block_v
     row0 = block * TILES.block_n
-    i = row0 + tl.arange(0, TILES.block_n)
+    i = rows_of_block(Order, row0 + tl.arange(0, TILES.block_n), N)
     rows = load_row_data(Target, RowMax, LogSum, DLoss, DLse, i, N, ignore_index)
     place = tl.arange(0, TILES.block_v)
     end = tl.load(Start + block + 1)
@@ -80,6 +90,7 @@ def column_residuals_kernel(
 def column_segments_kernel(
     G,  # (chunks BLOCK_N, BLOCK_V) of this group
     C,
+    Order,
     Words,
     Start,  # (row blocks + 1,) int32 into Words
     First,  # (row blocks + 1,) int32 into the chunks
@@ -112,7 +123,7 @@ def column_segments_kernel(
         False, PRODUCT, G_DESCRIPTOR
     )  # fmt: skip
     here = tl.arange(0, TILES.block_n)
-    i = block * TILES.block_n + here
+    i = rows_of_block(Order, block * TILES.block_n + here, N)
     rows = load_row_data(Target, RowMax, LogSum, DLoss, DLse, i, N, ignore_index)
     kept = tl.full((TILES.block_n,), 0.0, tl.float32)
     for k in range(chunk, end):

@@ -36,30 +36,30 @@ class LiveSegments:
         self.classifier, self.has_descriptor = operand(call.classifier, block, call.schedule)
         self.rows = (vector(call.targets), row_max, log_sum, vector(upstream.dloss), vector(upstream.dlse))
 
-    def judge(self, eps: float, words: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(segments, N) int8 which are kept, (N,) probability in the others. Marks targets in `words`, if there are."""
+    def judge(self, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+        """(segments, N) int8 which are kept, (splits, N) int32 how many in each split of the forward pass, and (N,)
+        probability in the others."""
         live = torch.empty((self.segments, self.n), dtype=torch.int8, device=self.device)
         lost = self._of_splits()
+        count = torch.empty_like(lost, dtype=torch.int32)
         schedule = self.call.schedule
         live_rows_kernel[(len(lost) * triton.cdiv(self.n, ROWS),)](
             self.record,
             *self.rows,
             live,
             lost,
-            words,
+            count,
             eps,
             self.segments,
             self._per_split(),
             self.n,
-            self.v,
             self.call.ignore_index,
             BLOCK=BLOCK,
             ROWS=ROWS,
             SEGMENT=schedule.segment_columns,
-            BLOCK_N=self.tiles.block_n,
             enable_fp_fusion=schedule.fp_fusion,
         )
-        return live, _joined(lost)
+        return live, count, _joined(lost)
 
     def lost(self, live: Tensor) -> Tensor:
         """(N,) probability in the tiles of the backward pass that are not `live` (tiles, N)."""
@@ -106,11 +106,14 @@ class LiveSegments:
         chunks: range,
         eps: float,
         words: Tensor,
+        *,
+        keep_targets: bool,
+        place: Tensor | None = None,
         top: Tensor | None = None,
         out: Tensor | None = None,
     ) -> None:
         """Of what `members` lists and `table` cuts, those of `chunks` into `out`, where there is one, over `top`. Marks
-        in `words` which have a live entry."""
+        in `words` which have a live entry, or a target; rows are at `place` among those of blocks."""
         call, tiles = self.call, self.tiles
         for here in (chunks[k : k + self.at_once] for k in range(0, len(chunks), self.at_once)):
             bits = torch.empty((len(here) * tiles.block_n, tiles.block_v // 8), dtype=torch.uint8, device=self.device)
@@ -131,13 +134,14 @@ class LiveSegments:
                 self.v,
                 self.d,
                 call.ignore_index,
+                KEEP_TARGETS=keep_targets,
                 DTYPE=TL_DTYPES[self.dtype],
                 TILES=tiles,
                 C_DESCRIPTOR=self.has_descriptor,
                 **options(tiles, call.schedule),
             )
             mark_words_kernel[(len(here),)](
-                bits, members, table, words, here.start, self.n, self.v, TILES=tiles, STEP=16
+                bits, members, table, place, words, here.start, self.n, self.v, TILES=tiles, STEP=16
             )
 
 

@@ -27,11 +27,11 @@ class LookAhead:
     def __init__(self, call: Call, row_max: Tensor, log_sum: Tensor, record: Record, upstream: Upstream) -> None:
         self.segments = LiveSegments(call, row_max, log_sum, record, upstream)
         self.eps = call.variant.threshold(torch.finfo(call.embeddings.dtype).eps)
-        keeps_targets = call.variant.tail == "rank1" and self.eps < 1
+        self.keeps_targets = call.variant.tail == "rank1" and self.eps < 1
         self.words = self.segments.words()
         # A quarter less, for segments alone: rounding must not hide a live entry. The log of a recorded probability
         # is far less than 0.28 off, unless logits come to millions.
-        live, _ = self.segments.judge(0.75 * self.eps, self.words if keeps_targets else None)
+        live, *_ = self.segments.judge(0.75 * self.eps)
         self.counted = Counted(live, self.segments.tiles.block_n)
 
     def tiles(self, order: Tensor | None) -> Tensor | None:
@@ -43,15 +43,19 @@ class LookAhead:
         # (H200, N=8192, V=256000, D=2304). What `DENSE` lets pass there is about what is marked at once.
         room = min(of_all // DENSE, max(0, found.at_once - found.segments) * found.tiles.block_n)
         members, table = self.counted.within(room)
-        found.residuals(members, table, range(len(table)), self.eps, self.words)
+        self._mark(members, table)
         if (kept := self.counted.kept()) > room:
             if found.call.variant.tail == "drop" and kept * DENSE > of_all:
                 return None
             lists = self.counted.lists()
-            table = lists.table()
-            found.residuals(lists.members, table, range(len(table)), self.eps, self.words)
+            self._mark(lists.members, lists.table())
         block = found.call.schedule.backward.block_v
         words = self.words if order is None else self.words.index_select(1, order)
         of_tiles: Tensor = torch.nn.functional.pad(words, (0, -found.v % block)).unflatten(1, (-1, block))
         del self.words, self.counted  # 32 MiB of what nobody asks any more
         return of_tiles.amax(2)
+
+    def _mark(self, members: Tensor, table: Tensor) -> None:
+        self.segments.residuals(
+            members, table, range(len(table)), self.eps, self.words, keep_targets=self.keeps_targets
+        )

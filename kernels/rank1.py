@@ -28,11 +28,10 @@ class Rank1:
         self.device = call.embeddings.device
         self.n, self.v, self.d = call.shape
 
-    def share(self, live: Tensor, tiles: Tiles) -> Tensor:
-        """(V,) fp32 how the probability is spread that sampled rows lose in `tiles` that are not `live` (tiles, N); 0
-        where they lose none."""
+    def share(self, live: Tensor, tiles: Tiles, sample: Tensor) -> Tensor:
+        """(V,) fp32 how the probability is spread that the rows of `sample` lose in `tiles` that are not `live`
+        (tiles, N); 0 where they lose none."""
         call = self.call
-        sample = sample_rows(call.targets, call.ignore_index)
         share, lost = (torch.empty(size, device=self.device) for size in (self.v, len(live)))
         tail_share_kernel[(len(live),)](
             matrix(call.embeddings),
@@ -108,7 +107,8 @@ def tail_of_tiles(rank1: Rank1, segments: LiveSegments, tiles: Tensor, drops: di
     """Before any residual is there: a group's dC is written as soon as it is summed."""
     block = rank1.call.schedule.backward
     live = tiles.repeat_interleave(block.block_n, 0)[: rank1.n].T.contiguous()
-    lost, share = segments.lost(live), rank1.share(live, block)
+    sample = sample_rows(rank1.call.targets, rank1.call.ignore_index)
+    lost, share = segments.lost(live), rank1.share(live, block, sample)
     return TileTail(
         tiles=tiles,
         lost=lost,

@@ -28,20 +28,18 @@ def live_rows_kernel(
     DLse,
     Live,  # (segments, N) int8
     Lost,  # (splits, N) fp64, whatever the threads that add
-    Words,  # (row blocks, V) int8, where targets of what is kept are marked; None where they need not be live
+    Count,  # (splits, N) int32
     eps,
     segments,
     per_split,  # of them
     N,
-    V,
     ignore_index,
     BLOCK: tl.constexpr,
     ROWS: tl.constexpr,
     SEGMENT: tl.constexpr,
-    BLOCK_N: tl.constexpr,
 ):
-    """Which segments are kept, and the probability in the others; one program per split of the forward pass and ROWS
-    of them.
+    """Which segments are kept, how many those are, and the probability in the others; one program per split of the
+    forward pass and ROWS of them.
 
     A segment's entries are at most its probability times their row's upstream gradients. Its target's may be as large
     as those, so that a target's segment is kept unless eps is 1 or more.
@@ -50,7 +48,7 @@ def live_rows_kernel(
     rows = load_row_data(Target, RowMax, LogSum, DLoss, DLse, i, N, ignore_index)
     of_target = (rows.target // SEGMENT).to(tl.int32)
     base, end = load_base(Record, split, i, N), tl.minimum((split + 1) * per_split, segments)
-    lost = tl.full((ROWS,), 0.0, tl.float64)
+    lost, count = tl.full((ROWS,), 0.0, tl.float64), tl.full((ROWS,), 0, tl.int32)
     for first in range(split * per_split, end, BLOCK):
         segment = first + tl.arange(0, BLOCK)
         mask = (segment < end)[:, None] & (i < N)[None, :]
@@ -60,11 +58,9 @@ def live_rows_kernel(
         live = is_live(largest * rows.size[None, :], rows.size[None, :], eps) & rows.valid[None, :]
         tl.store(Live + segment.to(tl.int64)[:, None] * N + i[None, :], live.to(tl.int8), mask=mask)
         lost += tl.sum(tl.where(mask & rows.valid[None, :] & (live == 0), mass, 0.0).to(tl.float64), 0)
+        count += tl.sum((mask & live).to(tl.int32), 0)
     tl.store(Lost + split.to(tl.int64) * N + i, lost, mask=i < N)
-    if Words is not None:
-        is_kept = is_live(rows.size, rows.size, eps) & rows.valid & (of_target >= split * per_split) & (of_target < end)
-        words = Words + (i // BLOCK_N).to(tl.int64) * V + rows.target
-        tl.store(words, tl.full((ROWS,), 1, tl.int8), mask=is_kept & (rows.target < V))
+    tl.store(Count + split.to(tl.int64) * N + i, count, mask=i < N)
 
 
 @kernel
@@ -89,11 +85,13 @@ def row_residuals_kernel(
     V,
     D,
     ignore_index,
+    KEEP_TARGETS: tl.constexpr,
     DTYPE: tl.constexpr,
     TILES: tl.constexpr,
     C_DESCRIPTOR: tl.constexpr,
 ):
-    """Residuals of BLOCK_N rows that one vocabulary tile keeps; one program per chunk of them, from `first` on."""
+    """Residuals of BLOCK_N rows that one vocabulary tile keeps; one program per chunk of them, from `first` on.
+    KEEP_TARGETS calls their targets live, however small their residuals are."""
     chunk = Chunk + 3 * (first + tl.program_id(0))
     tile, start, count = tl.load(chunk), tl.load(chunk + 1), tl.load(chunk + 2)
     if count == 0:
@@ -108,8 +106,11 @@ def row_residuals_kernel(
         E, C, Bias, 0, i, i < N, col0, cols, cols, col_mask, D, softcap, TILES, False, C_DESCRIPTOR
     )  # fmt: skip
     # Past V there are numbers, too, which nobody reads.
-    g = logit_gradient(softmax(z, rows), is_target(rows.target, col0, TILES.block_v), raw, rows, DLse, softcap)
+    hit = is_target(rows.target, col0, TILES.block_v)
+    g = logit_gradient(softmax(z, rows), hit, raw, rows, DLse, softcap)
     live = is_live(tl.abs(g), rows.size[:, None], eps)
+    if KEEP_TARGETS:
+        live = live | (hit & rows.valid[:, None])
     line = (tl.program_id(0).to(tl.int64) * TILES.block_n + place)[:, None]
     if Out is not None:
         relative = rows.scale if DTYPE == tl.float32 else relative_scale(rows.scale, tl.load(Top))  # noqa: SIM300
@@ -139,6 +140,7 @@ def mark_words_kernel(
     Live,  # (chunks BLOCK_N, BLOCK_V / 8) uint8 of this group
     Rows,
     Chunk,
+    Place,  # (N,) int32 where rows are among those of all blocks; None: as they are
     Words,  # (row blocks, V) int8: of which words some row of a block has a live entry
     first,
     N,
@@ -159,6 +161,8 @@ def mark_words_kernel(
         BYTES: tl.constexpr = TILES.block_v // 8
         at = (tl.program_id(0) * TILES.block_n + place).to(tl.int64)[:, None] * BYTES
         live = unpack_bits(tl.load(Live + at + tl.arange(0, BYTES)[None, :]))  # nothing is, past `count`
+        if Place is not None:
+            i = tl.load(Place + i)
         words = Words + (i // TILES.block_n).to(tl.int64)[:, None] * V + cols[None, :]
         tl.store(words, live, mask=(live != 0) & (cols < V)[None, :])
 

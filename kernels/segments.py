@@ -33,8 +33,10 @@ from .live_segments import LiveSegments
 from .rank1 import Rank1
 from .record import Record
 from .row_segments import row_segments_kernel
+from .sampling import sample_rows
 from .scales import shared_scales
 from .schedule import Tiles
+from .similar_rows import RowOrder, similar_rows
 from .statistics import Statistics
 from .upstream import Upstream
 
@@ -91,11 +93,13 @@ class _Segments:
         self.softcap = call.softcap
         self.tail = Rank1(call, row_max, log_sum, upstream)
         self.bias, self.rows = self.live.bias, self.live.rows
+        self.order: RowOrder | None = None
 
     def run(self, want_e: bool, want_c: bool) -> tuple[Tensor | None, Tensor | None]:
         call, tiles = self.call, self.of_rows
         words = self.live.words()
-        live, lost = self.live.judge(self.eps, words if self.eps_e < 1 else None)
+        live, of_row, lost = self.live.judge(self.eps)
+        sample = sample_rows(call.targets, call.ignore_index)
         top: Tensor = shared_scales(  # type: ignore[no-untyped-call]
             self.rows, call.shape, tiles.block_n, 1, call.ignore_index, self.dtype
         )
@@ -105,18 +109,25 @@ class _Segments:
         # With dE's half of it after dC the device stood still for 0.4 ms here, under a profiler (H200).
         share = pull_c = pull_e = None
         with Beside(self.device) as beside:
+            if want_e and call.variant.row_order == "similar" and self.live.row_blocks > 1:
+                with beside.launches():
+                    self.order = similar_rows(call, of_row, sample, tiles)
+                beside.mark()
             if call.variant.tail == "rank1":
-                share = self.tail.share(live, tiles)
+                share = self.tail.share(live, tiles, sample)
                 pull_c = self.tail.of_rows(lost) if want_c else None
                 with beside.launches():  # which dE alone waits for: 0.02 of a product less
                     pull_e = self.tail.of_words(share) if want_e else None
             if self.stats is not None:
                 self.stats.tail_share, self.stats.segments_c = share, live
+                if want_e:
+                    self.stats.segments_e = words
+                    self.stats.row_order = None if self.order is None else self.order.rows
             del live
-            if want_e and self.stats is not None:
-                self.stats.segments_e = words
             d_classifier = torch.empty((self.v, self.d), dtype=self.dtype, device=self.device) if want_c else None
             lists = counted.lists()
+            if self.order is not None:
+                beside.wait(for_all=False)
             kept = _Kept(lists, lists.table(), top, share, pull_c, words, d_classifier)
             borrowed = None
             if d_classifier is not None:
@@ -161,7 +172,17 @@ class _Segments:
         return marked
 
     def _residuals(self, kept: _Kept, chunks: range, out: Tensor) -> None:
-        self.live.residuals(kept.lists.members, kept.table, chunks, self.eps_e, kept.words, kept.top, out)
+        self.live.residuals(
+            kept.lists.members,
+            kept.table,
+            chunks,
+            self.eps_e,
+            kept.words,
+            keep_targets=self.eps_e < 1,
+            place=None if self.order is None else self.order.place,
+            top=kept.top,
+            out=out,
+        )
 
     def _write_classifier(self, kept: _Kept, step: tuple[int, int], residuals: Tensor, first: int) -> None:
         """dC of some tiles, from `residuals` of the chunks from `first` on."""
@@ -197,7 +218,11 @@ class _Segments:
         call, tiles = self.call, self.of_columns
         out = torch.empty((self.n, self.d), dtype=self.dtype, device=self.device)
         lost = torch.empty(self.n, device=self.device)
-        e, e_descriptor = operand(call.embeddings, (tiles.block_n, tiles.block_d), call.schedule)
+        order = None if self.order is None else self.order.rows
+        if order is None:
+            e, e_descriptor = operand(call.embeddings, (tiles.block_n, tiles.block_d), call.schedule)
+        else:
+            e, e_descriptor = matrix(call.embeddings), False
         c = matrix(call.classifier)
         step = tiles.block_n, self.product_e.step(tiles.block_v)
         lists = marked.lists()
@@ -212,6 +237,7 @@ class _Segments:
                     c,
                     self.bias,
                     *self.rows,
+                    order,
                     lists.members,
                     lists.start,
                     lists.first,
@@ -233,6 +259,7 @@ class _Segments:
             column_segments_kernel[(count * triton.cdiv(self.d, self.product_e.columns),)](
                 g,
                 c,
+                order,
                 lists.members,
                 lists.start,
                 lists.first,

@@ -24,6 +24,7 @@ class Statistics:
     filtered_mass_c: Tensor | None = None  # (N,) fp32
     order: Tensor | None = None  # (V,) int64 vocabulary ids in the order of the backward pass; None is natural
     segments_e: Tensor | None = None  # (row blocks, V) int8: which dE kept, with granularity=segment
+    row_order: Tensor | None = None  # (N,) int64 rows in the order of those blocks; None: as the kernel numbers them
     segments_c: Tensor | None = None  # (segments, N) int8: which dC kept
     tiles: Tensor | None = None  # (row blocks, vocabulary tiles) int8: which are kept, with a tail in their place
     tail_share: Tensor | None = None  # (V,) fp32 along which tail=rank1 gives back what rows lost; None without a tail

@@ -14,6 +14,7 @@ Accumulate = Literal["storage", "kahan", "hilo", "fp32"]
 Increment = Literal["group", "tile"]
 Target = Literal["fused", "indexed"]
 Granularity = Literal["tile", "segment"]
+RowOrder = Literal["none", "similar"]
 Tail = Literal["drop", "rank1"]
 Exponentials = Literal["recomputed", "stored"]
 
@@ -53,6 +54,9 @@ class Variant:
     """What a filter keeps or drops: whole tiles (paper), or the segments of them that the owner of a gradient can leave
     out: for dC a row of half a tile, for dE a column of one. Their sums are one product of all that is kept, in
     fp32."""
+    row_order: RowOrder = "none"
+    """Of granularity=segment, which rows share a block of dE: those that lie together in the batch, or that keep as
+    many segments and point towards the same of a few rows. They have more of their words in common."""
     tail: Tail = "drop"
     """What becomes of dropped residuals: nothing, or one vector over the vocabulary in their place, times what each row
     lost, so that rows of residuals keep their sums. Targets are kept then, and tiles are judged before any is computed
@@ -97,6 +101,10 @@ class Variant:
         if self.eps_e is not None and self.granularity != "segment":
             raise ValueError(
                 f"eps_e={shown(self.eps_e)} needs granularity=segment: tiles are judged once for both gradients"
+            )
+        if self.row_order != "none" and self.granularity != "segment":
+            raise ValueError(
+                f"row_order={self.row_order} needs granularity=segment: rows of a tile are those of a block of E"
             )
         if self.eps is not None and not (self.filter_e or self.filter_c):
             raise ValueError(
@@ -212,6 +220,8 @@ PRESETS: dict[str, Variant] = {
     "cce-kahan-full-e": Variant(filter_e=False, accumulate="kahan"),
     "cce-exact": Variant(filter_e=False, filter_c=False, order="none", accumulate="fp32"),
     "cce-stored": Variant(filter_e=False, filter_c=False, order="none", accumulate="fp32", exponentials="stored"),
-    "cce-segment": Variant(eps=2.0**-14, order="none", accumulate="fp32", granularity="segment", tail="rank1"),
+    "cce-segment": Variant(
+        eps=2.0**-14, order="none", accumulate="fp32", granularity="segment", row_order="similar", tail="rank1"
+    ),
 }
 """The rows of the paper's Table 1, the exact variant of its authors' package, and two of our own."""

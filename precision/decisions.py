@@ -10,8 +10,10 @@ from torch import Tensor
 from ccelab.kernels import Schedule, Statistics, Variant
 from ccelab.kernels.sampling import sample_rows
 from ccelab.reference import Problem, formula
-from ccelab.reference.double import Stream
+from ccelab.reference.double import ResidualChunk, Stream
 from ccelab.reference.formula import FLOAT64
+
+from .row_blocks import RowBlocks, similar_rows
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -20,6 +22,7 @@ class Decisions:
 
     rows: Tensor  # (segments, N) bool: which dC keeps
     words: Tensor  # (row blocks, V) bool: which dE keeps
+    blocks: RowBlocks
     lost_e: Tensor  # (N,) float64
     lost_c: Tensor  # (N,) float64
     share: Tensor | None  # (V,) float64; None without a tail
@@ -45,6 +48,7 @@ def decisions(problem: Problem, variant: Variant, schedule: Schedule, taken: Sta
     return Decisions(
         rows=taken.segments_c != 0,
         words=taken.segments_e != 0,
+        blocks=RowBlocks(schedule.row_segments.block_n, taken.row_order),
         lost_e=taken.filtered_mass_e.double(),
         lost_c=taken.filtered_mass_c.double(),
         share=None if taken.tail_share is None else taken.tail_share.double(),
@@ -58,12 +62,6 @@ def by_tile(x: Tensor, block_v: int, fill: float = 0.0) -> Tensor:
     return tiles
 
 
-def any_row(x: Tensor, block_n: int) -> Tensor:
-    """(row blocks, n) bool of (N, n): whether any row of a block has it."""
-    found: Tensor = torch.nn.functional.pad(x, (0, 0, 0, -x.shape[0] % block_n)).unflatten(0, (-1, block_n)).any(1)
-    return found
-
-
 def _own(problem: Problem, variant: Variant, schedule: Schedule) -> Decisions:
     tiles = schedule.row_segments
     stream = Stream(problem, max(1, 2**26 // max(problem.shape[0], 1) // tiles.block_v) * tiles.block_v)
@@ -71,17 +69,28 @@ def _own(problem: Problem, variant: Variant, schedule: Schedule) -> Decisions:
     eps, eps_e = variant.threshold(spacing), variant.threshold_e(spacing)
     size = torch.where(stream.valid, stream.d_loss.abs() + stream.d_lse.abs(), 0.0)
     sample = sample_rows(problem.targets, problem.ignore_index)
+
+    def live_rows(part: ResidualChunk) -> Tensor:
+        """(N, tiles) bool."""
+        mass = by_tile(part.softmax, tiles.block_v).sum(2)
+        mass = torch.where(by_tile(part.columns == stream.targets, tiles.block_v).any(2), 1.0, mass)
+        return ~(mass <= eps) & (size > 0)
+
+    order = None
+    if variant.row_order == "similar" and len(size) > tiles.block_n:
+        kept = sum(live_rows(part).sum(1) for part in stream.residuals(stream.rows()))
+        assert isinstance(kept, Tensor)
+        order = similar_rows(problem, kept, sample)
+    row_blocks = RowBlocks(tiles.block_n, order)
     lost_e, lost_c = torch.zeros_like(size), torch.zeros_like(size)
     rows, words, share = [], [], []
     for part in stream.residuals(stream.rows()):
         is_target = part.columns == stream.targets
-        mass = by_tile(part.softmax, tiles.block_v).sum(2)
-        mass = torch.where(by_tile(is_target, tiles.block_v).any(2), 1.0, mass)
-        live = ~(mass <= eps) & (size > 0)
+        live = live_rows(part)
         kept = live.repeat_interleave(tiles.block_v, 1)[:, : len(part.columns)]
         entries = (~(part.residual.abs() <= eps_e * size) | (is_target & (eps_e < 1))) & (size > 0)
-        blocks = any_row(entries & kept, tiles.block_n)
-        of_rows = blocks.repeat_interleave(tiles.block_n, 0)[: len(size)]
+        blocks = row_blocks.any(entries & kept)
+        of_rows = row_blocks.of_rows(blocks, len(size))
         lost_c += torch.where(stream.valid & ~kept, part.softmax, 0.0).sum(1, keepdim=True)
         lost_e += torch.where(stream.valid & ~of_rows, part.softmax, 0.0).sum(1, keepdim=True)
         slope = formula.cap_derivative(FLOAT64, part.raw, problem.softcap)
@@ -92,6 +101,7 @@ def _own(problem: Problem, variant: Variant, schedule: Schedule) -> Decisions:
     return Decisions(
         rows=torch.cat(rows),
         words=torch.cat(words, 1),
+        blocks=row_blocks,
         lost_e=lost_e[:, 0],
         lost_c=lost_c[:, 0],
         share=torch.cat(share) / torch.where(total > 0, total, 1.0) if variant.tail == "rank1" else None,

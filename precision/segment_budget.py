@@ -10,7 +10,7 @@ from torch import Tensor
 from ccelab.kernels import Statistics
 from ccelab.reference.double import ResidualChunk
 
-from .decisions import Decisions, any_row, by_tile, decisions
+from .decisions import Decisions, by_tile, decisions
 from .formats import U
 from .gradient_budget import HEADROOM, Bound, GradientBudget
 from .logit_error import logit_error
@@ -97,7 +97,7 @@ class SegmentBudget(GradientBudget):
         perhaps = (~((g.abs() + away) <= low) | targets) & counts
         within = (x.repeat_interleave(block_v, 1)[:, : g.shape[1]] for x in (surely, maybe))
         of_words = tuple(
-            any_row(x & inside, self.tiles.block_n) for x, inside in zip((entries, perhaps), within, strict=True)
+            self.decided.blocks.any(x & inside) for x, inside in zip((entries, perhaps), within, strict=True)
         )
         self.live_c = (self.live_c[0] + int(surely.sum()), self.live_c[1] + int(maybe.sum()))
         self.live_e = (self.live_e[0] + int(of_words[0].sum()), self.live_e[1] + int(of_words[1].sum()))
@@ -114,8 +114,7 @@ class SegmentBudget(GradientBudget):
         self, part: ResidualChunk, dg: ResidualError, oracle: Tensor, live: tuple[Tensor, Tensor], span: slice
     ) -> None:
         kept, unsure = (
-            x.repeat_interleave(self.tiles.block_n, 0)[: len(self.size)]
-            for x in self._kept(self.decided.words[:, span], live)
+            self.decided.blocks.of_rows(x, len(self.size)) for x in self._kept(self.decided.words[:, span], live)
         )
         cast = self._cast(part.residual, dg, self.scale, self.unsure_scale)
         classifier = self.stream.classifier(part.columns)

@@ -13,7 +13,8 @@ from ccelab.reference import Problem, formula
 from ccelab.reference.double import Stream
 from ccelab.reference.formula import FLOAT64
 
-from .decisions import any_row, by_tile, in_residuals
+from .decisions import by_tile, in_residuals
+from .row_blocks import RowBlocks
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -45,13 +46,12 @@ def _own(problem: Problem, variant: Variant, schedule: Schedule) -> TileDecision
     eps = variant.threshold(torch.finfo(problem.embeddings.dtype).eps)
     size = torch.where(stream.valid, stream.d_loss.abs() + stream.d_lse.abs(), 0.0)
     sample = sample_rows(problem.targets, problem.ignore_index)
-    lost = torch.zeros_like(size)
+    lost, row_blocks = torch.zeros_like(size), RowBlocks(tiles.block_n)
     found, share = [], []
     for part in stream.residuals(stream.rows()):
         live = (~(part.residual.abs() <= eps * size) | (part.columns == stream.targets)) & (size != 0)
-        blocks = any_row(by_tile(live, tiles.block_v).any(2), tiles.block_n)
-        kept = blocks.repeat_interleave(tiles.block_n, 0)[: len(size)].repeat_interleave(tiles.block_v, 1)
-        kept = kept[:, : len(part.columns)]
+        blocks = row_blocks.any(by_tile(live, tiles.block_v).any(2))
+        kept = row_blocks.of_rows(blocks, len(size)).repeat_interleave(tiles.block_v, 1)[:, : len(part.columns)]
         lost += torch.where(stream.valid & ~kept, part.softmax, 0.0).sum(1, keepdim=True)
         slope = formula.cap_derivative(FLOAT64, part.raw, problem.softcap)
         share.append(torch.where(kept, 0.0, part.softmax * slope)[sample].sum(0))

@@ -59,6 +59,10 @@ def by_segment(variant: Variant) -> str | None:
     return None if variant.granularity == "segment" else "it does not filter segments"
 
 
+def by_likeness(variant: Variant) -> str | None:
+    return None if variant.row_order == "similar" else "it leaves rows where they are"
+
+
 def by_tile(variant: Variant) -> str | None:
     return None if variant.granularity == "tile" else "it does not filter whole tiles"
 
@@ -77,7 +81,9 @@ def telling(variant: Variant) -> str | None:
 
 
 def without_filter(variant: Variant) -> Variant:
-    return replace(variant, filter_e=False, filter_c=False, eps=None, eps_e=None, granularity="tile", tail="drop")
+    unfiltered = replace(Variant(), filter_e=False, filter_c=False)
+    names = ("filter_e", "filter_c", "eps", "eps_e", "granularity", "row_order", "tail")
+    return replace(variant, **{name: getattr(unfiltered, name) for name in names})
 
 
 def both(*conditions: Applies) -> Applies:

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 from ccelab.kernels.sampling import sample_rows
+from ccelab.kernels.similar_rows import PARTS, PIVOTS
 from ccelab.precision.budget import budget
 from ccelab.precision.decisions import decisions
+from ccelab.precision.row_blocks import RowBlocks, likeness
 from ccelab.reference import Problem
 from ccelab.reference.double import Stream
 
-from .conditions import both, by_segment, filtered_in_e, giving_back, telling, without_filter
+from .conditions import both, by_likeness, by_segment, filtered_in_e, giving_back, telling, without_filter
 from .law import Trial, law
 from .probabilities import softmax_and_error
 from .strategies import specs
@@ -43,7 +45,7 @@ def _dropped(trial: Trial) -> tuple[Tensor, Tensor]:
     tiles = trial.case.schedule.row_segments
     assert stats.segments_e is not None
     assert stats.segments_c is not None
-    of_words = stats.segments_e.repeat_interleave(tiles.block_n, 0)[:n] == 0
+    of_words = RowBlocks(tiles.block_n, stats.row_order).of_rows(stats.segments_e, n) == 0
     of_rows = stats.segments_c.T.repeat_interleave(tiles.block_v, 1)[:, :v] == 0
     return of_words, of_rows
 
@@ -222,7 +224,7 @@ def test_segments_that_are_dropped_are_negligible(trial: Trial) -> None:
     counts = torch.stack([x.abs() for x in problem.upstream()]).sum(0)[problem.valid] > 0
     tiles = case.schedule.row_segments
     assert bool(own.rows[target // tiles.block_v, rows][counts].all())
-    assert bool(own.words[rows // tiles.block_n, target][counts].all())
+    assert bool(own.blocks.of_rows(own.words, len(problem.targets))[rows, target][counts].all())
 
 
 @law(
@@ -248,3 +250,44 @@ def test_a_larger_eps_e_keeps_no_more(trial: Trial) -> None:
             assert not bool(((words != 0) & (before == 0)).any()), f"eps_e=2^{power} keeps what a smaller one drops"
             trial.same(outcome, first, "d_classifier", "d_bias")
         before = words
+
+
+@law(
+    "cce-segment,eps=2^-6",
+    needs=NEEDS,
+    when=by_likeness,
+    draw=specs(families=HARD, ignored=3, least=(17, 65, 17)),
+    both_kinds=True,
+)
+def test_similar_rows_share_blocks(trial: Trial) -> None:
+    """Every row has one place in dE's blocks: four parts of as many rows, those that keep the most segments first, in a
+    part by the pivot that a row reaches furthest towards, then as they are in the batch; ignored ones come last.
+
+    Tolerance: a row whose two furthest reaches are closer than fp32's roundings of them may be with either pivot; those
+    of D products and their sum, truncated, and of a norm and its reciprocal root. Source: definition of row_order.
+    """
+    stats, problem = trial.outcome.stats, trial.case.problem()
+    n, _, d = problem.shape
+    order, kept = stats.row_order, stats.segments_c
+    if order is None:
+        assert n <= trial.case.schedule.row_segments.block_n, "rows of several blocks have an order"
+        return
+    assert kept is not None
+    everyone = torch.arange(n, device=order.device)
+    assert torch.equal(order.sort().values, everyone)
+    valid = problem.valid[order]
+    assert not bool((valid[1:] & ~valid[:-1]).any()), "ignored rows come last"
+    place = torch.empty_like(order)
+    place[torch.sort(kept.sum(0), descending=True, stable=True).indices] = everyone
+    part = (place * PARTS // n)[order][valid]
+    assert bool((part[1:] >= part[:-1]).all()), "rows that keep more come first"
+    reach = likeness(problem, sample_rows(problem.targets, problem.ignore_index))
+    best, pivot = reach.max(1)
+    second = reach.scatter(1, pivot[:, None], -torch.inf).amax(1)
+    size = problem.embeddings.detach().double().norm(dim=1)
+    smallest, largest = size[problem.valid].min(), size[problem.valid].max()
+    ordinary = float(smallest) > 2.0**-60 and float(largest) < 2.0**60  # fp32 has room for squares and products
+    sure = (best - second > (d + 16) * 2.0**-20 * size) & ordinary
+    key, known = (part * PIVOTS + pivot[order][valid]) * n + order[valid], sure[order][valid]
+    found = key[known]
+    assert bool((found[1:] > found[:-1]).all()), "by pivot, and in a pivot's as in the batch"

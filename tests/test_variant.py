@@ -26,11 +26,12 @@ def test_presets_are_the_rows_of_the_design() -> None:
     }
     plain = {
         **{"increment": "group", "eps": None, "eps_e": None, "target": "fused", "granularity": "tile", "tail": "drop"},
-        "exponentials": "recomputed",
+        **{"exponentials": "recomputed", "row_order": "none"},
     }
     want = {name: {**dict(zip(fields, row, strict=True)), **plain} for name, row in table.items()}
     segments = dict(zip(fields, (True, True, "none", "fp32"), strict=True))
-    want["cce-segment"] = {**segments, **plain, "eps": 2.0**-14, "granularity": "segment", "tail": "rank1"}
+    kept = {"eps": 2.0**-14, "granularity": "segment", "row_order": "similar", "tail": "rank1"}
+    want["cce-segment"] = {**segments, **plain, **kept}
     want["cce-stored"] = {**want["cce-exact"], "exponentials": "stored"}
     assert {name: asdict(variant) for name, variant in PRESETS.items()} == want
     assert list(PRESETS) == [*table, "cce-stored", "cce-segment"]
@@ -53,10 +54,12 @@ def test_every_is_every_legal_combination_once() -> None:
         product((True,), (True,), ("none",), ("fp32",), ("group",), axes[-1], ("segment",), ("drop", "rank1"))
     )
     assert set(found) == tiles | tails | segments
+    similar = [tuple(getattr(v, name) for name in fields) for v in every() if v.row_order == "similar"]
+    assert set(similar) == segments
     stored = [v for v in every() if v.exponentials == "stored"]
     kept = product((False,), (False,), ("none",), *axes[3:])
     assert [tuple(getattr(v, name) for name in fields[:6]) for v in stored] == list(kept)
-    assert len(found) == len(set(every())) == len(tiles) + len(tails) + len(segments) + len(stored)
+    assert len(found) == len(set(every())) == len(tiles) + len(tails) + 2 * len(segments) + len(stored)
     assert all(v.eps is None and v.eps_e is None for v in every())
     assert {replace(v, eps=None) for v in PRESETS.values()} <= set(every())
 
@@ -145,6 +148,12 @@ def test_what_is_stored_has_its_place() -> None:
     assert Variant.parse("cce-stored").stores(16, None)
     assert not Variant.parse("cce-stored").stores(32, None)
     assert not Variant.parse("cce-stored").stores(16, 30.0)
+
+
+def test_rows_of_tiles_stay_where_they_are() -> None:
+    with pytest.raises(ValueError, match="row_order=similar needs granularity=segment"):
+        Variant.parse("cce,row_order=similar")
+    assert str(Variant.parse("cce-segment,row_order=none")) == "cce-segment,row_order=none"
 
 
 def test_eps_e_is_for_segments_that_keep_something() -> None:

@@ -49,8 +49,11 @@ class SegmentGradients(Gradients):
         return self._by_output(output)
 
     def d_embeddings(self) -> list[Tensor]:
+        blocks = self.decided.blocks
         products = {
-            key: torch.where(self.backward.rows.valid, torch.cat([c.result() for c in chains]) * HEADROOM, 0.0)
+            key: torch.where(
+                self.backward.rows.valid, blocks.in_batch(torch.cat([c.result() for c in chains])) * HEADROOM, 0.0
+            )
             for key, chains in self.blocks.items()
         }
 
@@ -78,7 +81,8 @@ class SegmentGradients(Gradients):
 
     def _add_embeddings(self, part: Residuals, first: int, modes: Modes) -> None:
         """(R, n) residuals of these columns into dE's chains."""
-        g = part.for_embeddings(modes).flatten(2)  # (row blocks, BLOCK_N, n)
+        g = self.decided.blocks.in_order(part.for_embeddings(modes).flatten(2).flatten(0, 1))
+        g = g.unflatten(0, (-1, self.tiles.block_n))  # (row blocks, BLOCK_N, n)
         key, on = modes.key("tile_product"), modes["tile_product"] == "on"
         if key not in self.blocks:
             machine = self.setup.machine if on else None

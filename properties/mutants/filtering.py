@@ -15,8 +15,8 @@ MUTANTS = (
         "looking_ahead_changes_no_bit",
         "cce,eps=2^-6",
         "look_ahead:LookAhead",
-        "found.residuals(members, table, range(len(table)),",
-        "found.residuals(members, table, range(1, len(table)),",
+        "range(len(table))",
+        "range(1, len(table))",
     ),
     Mutant(
         "looking ahead marks words where they are and not where they are sorted to",

@@ -11,6 +11,8 @@ WITHIN = "every_output_is_within_its_budget"
 LOST = "what_rows_lose_is_what_was_dropped"
 NEGLIGIBLE = "segments_that_are_dropped_are_negligible"
 CONSERVED = "a_tail_conserves_rows"
+SIMILAR = "similar_rows_share_blocks"
+ORDER, LIKENESS = "similar_rows:similar_rows", "similar_rows:likeness_kernel"
 SPREAD = "a_tail_is_spread_as_sampled_rows_lose"
 
 MUTANTS = (
@@ -76,24 +78,24 @@ MUTANTS = (
         NEGLIGIBLE,
         "cce-segment,eps=2^-2",
         "segments:_Segments",
-        "words if self.eps_e < 1 else None",
-        "None",
+        "keep_targets=self.eps_e < 1",
+        "keep_targets=False",
     ),
     Mutant(
         "entries are judged by dC's eps",
         NEGLIGIBLE,
         VARIANT,
         "segments:_Segments",
-        "chunks, self.eps_e,",
-        "chunks, self.eps,",
+        "            self.eps_e,\n",
+        "            self.eps,\n",
     ),
     Mutant(
         "rows are judged by dE's eps_e",
         "a_larger_eps_e_keeps_no_more",
         VARIANT,
         "segments:_Segments",
-        "judge(self.eps,",
-        "judge(self.eps_e,",
+        "judge(self.eps)",
+        "judge(self.eps_e)",
     ),
     Mutant(
         "words are marked for the first block of rows",
@@ -111,6 +113,34 @@ MUTANTS = (
         "mask=(live != 0) &",
         "mask=(live != 0) & (place < count - 1)[:, None] &",
     ),
+    Mutant(
+        "words are marked for the block that a row was in",
+        NEGLIGIBLE,
+        VARIANT,
+        "row_segments:mark_words_kernel",
+        "i = tl.load(Place + i)",
+        "i = i + 0",
+    ),
+    Mutant(
+        "residuals of dE are of the rows that were there",
+        WITHIN,
+        VARIANT,
+        "column_segments:column_residuals_kernel",
+        "i = rows_of_block(Order, row0 + tl.arange(0, TILES.block_n), N)",
+        "i = row0 + tl.arange(0, TILES.block_n)",
+    ),
+    Mutant(
+        "rows of dE are written where others were",
+        WITHIN,
+        VARIANT,
+        "column_segments:column_segments_kernel",
+        "i = rows_of_block(Order, block * TILES.block_n + here, N)",
+        "i = block * TILES.block_n + here",
+    ),
+    Mutant("rows that keep less come first", SIMILAR, VARIANT, ORDER, "descending=True", "descending=False"),
+    Mutant("all rows are likened to one", SIMILAR, VARIANT, LIKENESS, "* PIVOTS + alike", "* PIVOTS"),
+    Mutant("pivots of great length attract all", SIMILAR, VARIANT, LIKENESS, "tl.rsqrt(square)", "tl.sqrt(square)"),
+    Mutant("ignored rows come first", SIMILAR, VARIANT, LIKENESS, "PARTS * PIVOTS, key", "0, key + 1"),
     Mutant(
         "the last member of an owner is forgotten",
         WITHIN,
