@@ -48,7 +48,7 @@ def live_rows_kernel(
     rows = load_row_data(Target, RowMax, LogSum, DLoss, DLse, i, N, ignore_index)
     of_target = (rows.target // SEGMENT).to(tl.int32)
     base, end = load_base(Record, split, i, N), tl.minimum((split + 1) * per_split, segments)
-    lost, count = tl.full((ROWS,), 0.0, tl.float64), tl.full((ROWS,), 0, tl.int32)
+    lost, count = tl.full((ROWS,), 0.0, tl.float64), tl.full((BLOCK, ROWS), 0, tl.int32)
     for first in range(split * per_split, end, BLOCK):
         segment = first + tl.arange(0, BLOCK)
         mask = (segment < end)[:, None] & (i < N)[None, :]
@@ -58,9 +58,9 @@ def live_rows_kernel(
         live = is_live(largest * rows.size[None, :], rows.size[None, :], eps) & rows.valid[None, :]
         tl.store(Live + segment.to(tl.int64)[:, None] * N + i[None, :], live.to(tl.int8), mask=mask)
         lost += tl.sum(tl.where(mask & rows.valid[None, :] & (live == 0), mass, 0.0).to(tl.float64), 0)
-        count += tl.sum((mask & live).to(tl.int32), 0)
+        count += (mask & live).to(tl.int32)  # one sum in the end: one in every round were 0.06 of 0.11 ms (H200)
     tl.store(Lost + split.to(tl.int64) * N + i, lost, mask=i < N)
-    tl.store(Count + split.to(tl.int64) * N + i, count, mask=i < N)
+    tl.store(Count + split.to(tl.int64) * N + i, tl.sum(count, 0), mask=i < N)
 
 
 @kernel

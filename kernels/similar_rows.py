@@ -78,11 +78,16 @@ def place_kernel(Rows, Place, N, BLOCK: tl.constexpr):
     tl.store(Place + tl.load(Rows + k, mask=k < N, other=0), k, mask=k < N)
 
 
+def pivots_of(sample: torch.Tensor) -> torch.Tensor:
+    """(PIVOTS,) of at least so many sampled rows."""
+    return sample[:: len(sample) // PIVOTS][:PIVOTS]
+
+
 def similar_rows(call: Call, kept: torch.Tensor, sample: torch.Tensor, tiles: Tiles) -> RowOrder:
     """By how many segments rows have `kept` (splits, N), and by which of some rows of the `sample` they resemble."""
     n, _, d = call.shape
     count = kept.sum(0, dtype=torch.int32)
-    pivots = sample[torch.arange(PIVOTS, device=sample.device) * len(sample) // PIVOTS]
+    pivots = pivots_of(sample).contiguous()
     key, place = (torch.empty(n, dtype=torch.int32, device=kept.device) for _ in range(2))
     likeness_kernel[(triton.cdiv(n, tiles.block_n),)](
         matrix(call.embeddings),
