@@ -21,7 +21,9 @@ PAPER, REAL = (HERE / "baselines" / f"{name}-bfloat16.json" for name in ("gemma-
 BENCHED = HERE / "benches" / "table1-h200.json"
 WEB = HERE / "benches" / "web-h200.json"
 VARIED = HERE / "benches" / "variations-h200.json"
-"""Of an earlier commit: every pass was slower, all alike."""
+"""Thresholds of segments, and increments of tiles."""
+LIFTED = HERE / "benches" / "lifted-h200.json"
+"""The real head at the paper's D."""
 FRONTIER = HERE / "benches" / "frontier-h200.json"
 TILE = "increment=tile"
 
@@ -48,7 +50,7 @@ def lessons() -> str:
         *_heading("What the filter costs", [*_filter(paper, real), *_threshold(eps), *_dead(paper)]),
         *_heading(
             "What segments and a tail save",
-            [*_segments(bench, Bench.read(WEB), real), *_thresholds_of_segments(varied)],
+            [*_segments(bench, Bench.read(WEB), Bench.read(LIFTED)), *_thresholds_of_segments(varied)],
         ),
         *_heading("The frontier of filters", frontier(Bench.read(FRONTIER), bench)),
         *_heading("Why not single entries", _entries(GranularityStudy.read(HERE / "studies" / "granularity.json"))),
@@ -175,7 +177,7 @@ def _dead(paper: Report) -> Iterator[str]:
         )
 
 
-def _segments(bench: Bench, web: Bench, real: Report) -> Iterator[str]:
+def _segments(bench: Bench, web: Bench, lifted: Bench) -> Iterator[str]:
     rows = _timed(bench)
     figures = partial(_figures, rows)
     fewest = rows["cce-segment"].kept
@@ -197,15 +199,23 @@ def _segments(bench: Bench, web: Bench, real: Report) -> Iterator[str]:
         f"keeps more, with eps_e=2^-17. There `cce` takes {of_web('cce')}, `cce-exact` {of_web('cce-exact')} and "
         f"torch.compile {of_web('torch-compile')}."
     )
-    backward = {
-        name: f"{timing.backward_over_product:.1f}"
-        for name in ("cce-segment", "cce", "cce-exact")
-        if (timing := real.result(name).timing) is not None
-    }
+    near, ours = others["cce-segment,row_order=none"], others["cce-segment"]
+    small = _timed(lifted)
+    of_real = partial(_figures, small)
+    batch, similar = (small[name].kept[E] for name in ("cce-segment,row_order=none", "cce-segment"))
     yield (
-        f"Not so on the real head, where a product is small and more is kept: its backward pass takes "
-        f"{backward['cce-segment']} products, that of `cce` {backward['cce']} and that of `cce-exact` "
-        f"{backward['cce-exact']} ({real.provenance.device})."
+        "Rows that resemble each other share a block of dE (`row_order=similar`), so that more of what it keeps is "
+        f"their own. As rows lie in the batch it keeps {100 * near.kept[E]:.1f} % of the words of the web head for "
+        f"{100 * ours.kept[E]:.1f} % and is {near.errors[E]:.2e} off for {ours.errors[E]:.2e}; of the real head's, "
+        f"whose neighbours have less in common, {100 * batch:.0f} % for {100 * similar:.0f} %, both at "
+        f"{small['cce-segment'].errors[E]:.1e}."
+    )
+    yield (
+        f"A small vocabulary has little to leave out. On the real head, lifted to {lifted.places[0].shape}, "
+        f"{100 * small['cce-segment'].kept[C]:.0f} % of the rows are kept, and `cce-segment` takes "
+        f"{of_real('cce-segment')}, where `cce` takes {of_real('cce')}, `cce,order=mean_prob` "
+        f"{of_real('cce,order=mean_prob')}, `cce-exact` {of_real('cce-exact')}, `cce-stored` {of_real('cce-stored')} "
+        f"and torch.compile {of_real('torch-compile')}."
     )
 
 
@@ -266,8 +276,8 @@ def _sums(paper: Report, real: Report, *tiles: Report) -> Iterator[str]:
     )
     yield (
         "Most of this is what one tile at a time costs. The tensor core keeps its own sum in fp32: if it first sums "
-        f"what is kept of a group of {_terms(paper)} words or tokens (on the drawn head of two thirds more words, "
-        "where dE drops none; the real head was measured before), sums in bf16 come to "
+        f"what is kept of a group of {_terms(paper)} words or tokens (of two thirds more words where dE drops none), "
+        "sums in bf16 come to "
         f"{_both(paper, real, 'cce-no-filter', E)} in dE and {_both(paper, real, 'cce-no-filter', C)} in dC, whose sum "
         f"is then one increment; Kahan's to {_both(paper, real, 'cce-kahan-full-e', E)} and "
         f"{_both(paper, real, 'cce-kahan-full-c', C)}. With the filter, `cce` goes from "

@@ -6,7 +6,7 @@ from ccelab.precision import markdown
 from ccelab.precision.bench import Bench
 from ccelab.precision.frontier import FAMILIES, POWERS, C, E, frontier, is_peer, points
 from ccelab.precision.granularity_study import ENTRIES, SEGMENTS, WORDS, GranularityStudy
-from ccelab.precision.lessons import BENCHED, FRONTIER, HERE, PAPER, REAL, TILE, TILES, VARIED, lessons
+from ccelab.precision.lessons import BENCHED, FRONTIER, HERE, LIFTED, PAPER, REAL, TILE, TILES, VARIED, WEB, lessons
 from ccelab.precision.plot_stages import draw
 from ccelab.precision.report import Report
 from ccelab.precision.sweep import Sweep
@@ -77,6 +77,18 @@ def test_times_are_as_the_words_have_them() -> None:
     assert cost["cce"] < cost[f"cce,{TILE}"]  # "the faster way, too"
 
 
+def test_rows_that_resemble_each_other_keep_less_and_lose_less() -> None:
+    for path in (WEB, LIFTED):
+        (place,) = Bench.read(path).places
+        batch, similar = (
+            next(row for row in place.rows if row.name == f"cce-segment{flag}") for flag in (",row_order=none", "")
+        )
+        assert similar.kept[E] < batch.kept[E]
+        assert similar.kept[C] == batch.kept[C]
+        assert similar.errors[E] < 1.005 * batch.errors[E]
+        assert similar.errors[C] == batch.errors[C]
+
+
 def test_the_words_are_wrapped_and_without_missing_numbers() -> None:
     text = lessons()
     assert max(map(len, text.splitlines())) <= 120
@@ -111,7 +123,7 @@ def test_the_frontier_is_what_is_said() -> None:
     assert len(rows) == len(FAMILIES) * len(POWERS) == 30
     table, text = frontier(bench, peers)
     assert table.count("\n") == len(POWERS) + 1
-    assert "segments, a tail at 2^-10, 2^-12, 2^-14, 2^-16, 2^-18" in text
+    assert "segments, a tail at 2^-8, 2^-10, 2^-12, 2^-14, 2^-16, 2^-18" in text
     for e in POWERS:  # what a tail is worth, and that tiles in their natural order keep most
         assert rows["segments, a tail", e].errors[E] < rows["segments", e].errors[E]
         assert rows["tiles, a tail", e].kept[E] > rows["tiles, by mean logit", e].kept[E]
