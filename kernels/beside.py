@@ -14,8 +14,9 @@ import torch
 
 
 @lru_cache
-def _queue_of(device: torch.device) -> torch.cuda.Stream:
-    """One for all calls: memory that is asked for on a queue is kept for it, 20 MiB at once."""
+def _queue_of(device: torch.device, stream: int) -> torch.cuda.Stream:
+    """One for all calls on a stream: memory that is asked for on a queue is kept for it, 20 MiB at once. Calls on two
+    streams must not share it, since what one has given back the other would write to while it is read."""
     return torch.cuda.Stream(device)
 
 
@@ -24,11 +25,13 @@ class Beside:
     what is given back must not be written to any more."""
 
     def __init__(self, device: torch.device) -> None:
-        self._queue = _queue_of(device) if device.type == "cuda" else None
+        self._device = device
+        self._queue: torch.cuda.Stream | None = None
 
     def __enter__(self) -> Self:
-        if self._queue is not None:
-            self._here = torch.cuda.current_stream(self._queue.device)
+        if self._device.type == "cuda":
+            self._here = torch.cuda.current_stream(self._device)
+            self._queue = _queue_of(self._device, self._here.cuda_stream)
             self._begins, self._marked = torch.cuda.Event(), torch.cuda.Event()
         return self
 

@@ -5,7 +5,9 @@ Tried on an H100 (N=8192, V=256000, D=2304) and left out. For the products: bloc
 programs must share a multiprocessor. No faster: programs that go through D together, so that the rows they gather stay
 in the cache, and products on a stream beside the next group's residuals. Segments of 64 columns took as long as those
 of 128, at twice the record and a larger error. With all residuals at once (`borrowed`) blocks of 64 columns of dE, with
-4 or 8 warps and 3 or 4 stages, are no faster either (2.1 to 3.6 ms for 1.7, H200, gemma-web).
+4 or 8 warps and 3 or 4 stages, are no faster either (2.1 to 3.6 ms for 1.7, H200, gemma-web). For the residuals of
+rows: chunks of 256 (2.1 ms for 1.8) or 64 rows (2.2), steps of 32 (2.1) or 128 (3.5), 8 warps (2.4). For those of
+words: chunks of 128 (1.37 for 1.29), and a copy of E in the order of its blocks, which descriptors can load (1.27).
 
 A tail of rank 2000, in which a row's dropped probability in a segment is spread over the segment's words as that of the
 sampled rows is, costs two products of a 128th and gives no more back than rank 1: the filter's error in dC was 1.20e-3

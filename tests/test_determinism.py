@@ -29,6 +29,25 @@ def test_a_call_repeats_bit_for_bit(variant: str) -> None:
         assert first.stats.tiles_kept_c == again.stats.tiles_kept_c
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("variant", PRESETS)
+def test_calls_on_two_streams_do_not_write_over_each_other(variant: str) -> None:
+    """What a call asks for beside its stream is given back before the GPU has read it."""
+    cases = [peaked(d=35, variant=variant, reduction="mean", seed=seed) for seed in (1, 2)]
+    wanted = [run(case).outputs for case in cases]
+    streams = [torch.cuda.Stream() for _ in cases]
+    for stream in streams:
+        stream.wait_stream(torch.cuda.current_stream())
+    found = []
+    for _ in range(REPEATS):
+        for case, stream in zip(cases, streams, strict=True):
+            with torch.cuda.stream(stream):
+                found.append(run(case).outputs)
+    torch.cuda.synchronize()
+    for k, outputs in enumerate(found):
+        assert all(torch.equal(output, wanted[k % 2][name]) for name, output in outputs.items())
+
+
 @pytest.mark.parametrize("bias", [None, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("variant", ["cce-exact", "cce,eps=2^-5", "cce-no-sort,eps=2^-5", "cce-kahan-full-c"])
 def test_any_number_of_programs_makes_the_residuals(
