@@ -58,7 +58,7 @@ def live_rows_kernel(
         live = is_live(largest * rows.size[None, :], rows.size[None, :], eps) & rows.valid[None, :]
         tl.store(Live + segment.to(tl.int64)[:, None] * N + i[None, :], live.to(tl.int8), mask=mask)
         lost += tl.sum(tl.where(mask & rows.valid[None, :] & (live == 0), mass, 0.0).to(tl.float64), 0)
-        count += (mask & live).to(tl.int32)  # one sum in the end: one in every round were 0.06 of 0.11 ms (H200)
+        count += (mask & live).to(tl.int32)  # summed in the end: in every round it took 0.06 ms beside 0.05 (H200)
     tl.store(Lost + split.to(tl.int64) * N + i, lost, mask=i < N)
     tl.store(Count + split.to(tl.int64) * N + i, tl.sum(count, 0), mask=i < N)
 
