@@ -25,6 +25,9 @@ D = 192); of smollm2-web, the dE of tiles sorted by probability (1.20 at D = 576
 first 256 tokens are nearest (.77 at D = 640, one seed): those are two documents, and one seed strays by up to .4. D
 changes only the noise: on the mean over seeds it moves few figures by more than .05, those of sorted tiles by .1.
 
+Their tokens resemble those beside them, and few others: where rows that are alike share blocks of 128, these need 4 to
+13 % fewer words than blocks of neighbours (V=256000), those of SmolLM2 26 to 39 % fewer. No anchor asks for that.
+
 Outside the anchors' range of V the nearer anchor's recipe holds, and live counts become those of that vocabulary.
 Below D of about 200 the spikes' noise on other logits grows; D < 64 is refused.
 """
