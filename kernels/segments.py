@@ -38,7 +38,7 @@ from .row_segments import row_segments_kernel
 from .sampling import sample_rows
 from .scales import shared_scales
 from .schedule import Tiles
-from .similar_rows import RowOrder, similar_rows
+from .similar_rows import IN_BATCH, similar_rows
 from .statistics import Statistics
 from .upstream import Upstream
 
@@ -95,7 +95,7 @@ class _Segments:
         self.softcap = call.softcap
         self.tail = Rank1(call, row_max, log_sum, upstream)
         self.bias, self.rows = self.live.bias, self.live.rows
-        self.order: RowOrder | None = None
+        self.order = IN_BATCH  # of rows in the blocks of dE
 
     def run(self, want_e: bool, want_c: bool) -> tuple[Tensor | None, Tensor | None]:
         call, tiles = self.call, self.of_rows
@@ -124,11 +124,11 @@ class _Segments:
                 self.stats.tail_share, self.stats.segments_c = share, live
                 if want_e:
                     self.stats.segments_e = words
-                    self.stats.row_order = None if self.order is None else self.order.rows
+                    self.stats.row_order = self.order.rows
             del live
             d_classifier = torch.empty((self.v, self.d), dtype=self.dtype, device=self.device) if want_c else None
             lists = counted.lists()
-            if self.order is not None:
+            if self.order is not IN_BATCH:
                 beside.wait(for_all=False)
             kept = _Kept(lists, lists.table(), top, share, pull_c, words, d_classifier)
             borrowed = None
@@ -182,7 +182,7 @@ class _Segments:
             self.eps_e,
             kept.words,
             keep_targets=self.eps_e < 1,
-            place=None if self.order is None else self.order.place,
+            place=self.order.place,
             top=kept.top,
             out=out,
         )
@@ -221,7 +221,7 @@ class _Segments:
         call, tiles = self.call, self.of_columns
         out = torch.empty((self.n, self.d), dtype=self.dtype, device=self.device)
         lost = torch.empty(self.n, device=self.device)
-        order = None if self.order is None else self.order.rows
+        order = self.order.rows
         if order is None:
             e, e_descriptor = operand(call.embeddings, (tiles.block_n, tiles.block_d), call.schedule)
         else:

@@ -7,9 +7,9 @@ error of dE that is 1 % smaller: what a row's neighbours keep for it is more oft
 8192 tokens), whose tokens resemble those beside them more, it is 3.3 and 2.9 % of one, 6.9 and 6.7 % of another, and
 the error 3 % smaller (H200).
 
-Of other orders, on that real head in float32, at another threshold: as they lie .237 of the words, by how many
-segments they keep .182, by their targets .247, by the nearest of 16 rows .155, in four parts by the nearest of 8 .143,
-and cut in halves along E's main axis, again and again, .129; which takes 60 launches more.
+Of other orders, on that real head in float32, where a segment is kept by its largest entry: as they lie .237 of the
+words, by how many segments they keep .182, by their targets .247, by the nearest of 16 rows .155, in four parts by the
+nearest of 8 .143, and cut in halves along E's main axis, again and again, .129; which takes 60 launches more.
 """
 
 from typing import NamedTuple
@@ -30,11 +30,14 @@ PIVOTS = 8
 """Rows of the batch to which others are likened."""
 
 
-class RowOrder(NamedTuple):
-    """A permutation of the rows, and its inverse."""
+class Permutation(NamedTuple):
+    """Of the rows, and its inverse; None: as they are."""
 
-    rows: torch.Tensor  # (N,) int64 rows, those of a block after those of the one before
-    place: torch.Tensor  # (N,) int32 where a row is among them
+    rows: torch.Tensor | None  # (N,) int64 rows, those of a block after those of the one before
+    place: torch.Tensor | None  # (N,) int32 where a row is among them
+
+
+IN_BATCH = Permutation(None, None)
 
 
 @kernel
@@ -83,7 +86,7 @@ def pivots_of(sample: torch.Tensor) -> torch.Tensor:
     return sample[:: len(sample) // PIVOTS][:PIVOTS]
 
 
-def similar_rows(call: Call, kept: torch.Tensor, sample: torch.Tensor, tiles: Tiles) -> RowOrder:
+def similar_rows(call: Call, kept: torch.Tensor, sample: torch.Tensor, tiles: Tiles) -> Permutation:
     """By how many segments rows have `kept` (splits, N), and by which of some rows of the `sample` they resemble."""
     n, _, d = call.shape
     count = kept.sum(0, dtype=torch.int32)
@@ -105,4 +108,4 @@ def similar_rows(call: Call, kept: torch.Tensor, sample: torch.Tensor, tiles: Ti
     )
     rows = torch.sort(key, stable=True).indices
     place_kernel[(triton.cdiv(n, 1024),)](rows, place, n, BLOCK=1024)
-    return RowOrder(rows, place)
+    return Permutation(rows, place)

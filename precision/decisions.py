@@ -78,9 +78,8 @@ def _own(problem: Problem, variant: Variant, schedule: Schedule) -> Decisions:
 
     order = None
     if variant.row_order == "similar" and len(size) > tiles.block_n:
-        kept = sum(live_rows(part).sum(1) for part in stream.residuals(stream.rows()))
-        assert isinstance(kept, Tensor)
-        order = similar_rows(problem, kept, sample)
+        counts = [live_rows(part).sum(1) for part in stream.residuals(stream.rows())]
+        order = similar_rows(problem, torch.stack(counts).sum(0), sample)
     row_blocks = RowBlocks(tiles.block_n, order)
     lost_e, lost_c = torch.zeros_like(size), torch.zeros_like(size)
     rows, words, share = [], [], []

@@ -20,14 +20,13 @@ class RowBlocks:
 
     def any(self, x: Tensor) -> Tensor:
         """(row blocks, n) bool of (N, n): whether any row of a block has it."""
-        x = x if self.order is None else x[self.order]
+        x = self.in_order(x)
         found: Tensor = torch.nn.functional.pad(x, (0, 0, 0, -x.shape[0] % self.size)).unflatten(0, (-1, self.size))
         return found.any(1)
 
     def of_rows(self, blocks: Tensor, rows: int) -> Tensor:
         """(N, n) of (row blocks, n): what the block of each of so many rows has."""
-        spread = blocks.repeat_interleave(self.size, 0)[:rows]
-        return spread if self.order is None else self.in_batch(spread)
+        return self.in_batch(blocks.repeat_interleave(self.size, 0)[:rows])
 
     def in_order(self, x: Tensor) -> Tensor:
         """(R, ...) rows in the order of the blocks, those past N where they are."""
@@ -55,10 +54,14 @@ def likeness(problem: Problem, sample: Tensor) -> Tensor:
     return torch.where(scores.isnan(), -torch.inf, scores)
 
 
+def parts(kept: Tensor) -> Tensor:
+    """(N,) the part of each row: PARTS of as many rows, those that have `kept` (N,) the most segments first."""
+    place = torch.empty_like(kept)
+    place[torch.sort(kept, descending=True, stable=True).indices] = torch.arange(len(kept), device=kept.device)
+    return place * PARTS // max(len(kept), 1)
+
+
 def similar_rows(problem: Problem, kept: Tensor, sample: Tensor) -> Tensor:
     """(N,) the rows in the order of row_order=similar, where each has `kept` (N,) so many segments."""
-    rows = len(kept)
-    place = torch.empty_like(kept)
-    place[torch.sort(kept, descending=True, stable=True).indices] = torch.arange(rows, device=kept.device)
-    key = place * PARTS // max(rows, 1) * PIVOTS + likeness(problem, sample).argmax(1)
+    key = parts(kept) * PIVOTS + likeness(problem, sample).argmax(1)
     return torch.sort(torch.where(problem.valid, key, PARTS * PIVOTS), stable=True).indices

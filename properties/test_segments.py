@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from ccelab.kernels.sampling import sample_rows
-from ccelab.kernels.similar_rows import PARTS, PIVOTS
+from ccelab.kernels.similar_rows import PIVOTS
 from ccelab.precision.budget import budget
 from ccelab.precision.decisions import decisions
-from ccelab.precision.row_blocks import RowBlocks, likeness
+from ccelab.precision.row_blocks import RowBlocks, likeness, parts
 from ccelab.reference import Problem
 from ccelab.reference.double import Stream
 
@@ -273,13 +273,10 @@ def test_similar_rows_share_blocks(trial: Trial) -> None:
         assert n <= trial.case.schedule.row_segments.block_n, "rows of several blocks have an order"
         return
     assert kept is not None
-    everyone = torch.arange(n, device=order.device)
-    assert torch.equal(order.sort().values, everyone)
+    assert torch.equal(order.sort().values, torch.arange(n, device=order.device))
     valid = problem.valid[order]
     assert not bool((valid[1:] & ~valid[:-1]).any()), "ignored rows come last"
-    place = torch.empty_like(order)
-    place[torch.sort(kept.sum(0), descending=True, stable=True).indices] = everyone
-    part = (place * PARTS // n)[order][valid]
+    part = parts(kept.sum(0))[order][valid]
     assert bool((part[1:] >= part[:-1]).all()), "rows that keep more come first"
     reach = likeness(problem, sample_rows(problem.targets, problem.ignore_index))
     best, pivot = reach.max(1)
