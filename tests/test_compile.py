@@ -20,7 +20,8 @@ AHEAD = {
     *("row_residuals_kernel", "mark_words_kernel"),
 }
 TAIL = {"tail_share_kernel", "pull_kernel"}
-SEGMENTS = {*AHEAD, *TAIL, "row_segments_kernel", "column_residuals_kernel", "column_segments_kernel"}
+ORDER = {"likeness_kernel", "place_kernel"}
+SEGMENTS = {*AHEAD, *TAIL, *ORDER, "row_segments_kernel", "column_residuals_kernel", "column_segments_kernel"}
 
 
 @pytest.mark.slow
