@@ -25,17 +25,54 @@ def count_kernel(Live, Count, members, PIECE: tl.constexpr):
 
 
 @kernel
+def bounds_kernel(
+    Count,  # (rows, pieces) int32
+    Bounds,  # (2, rows + 1) int32: where each row's numbers begin in a list of all, and the chunks of `size` of them
+    owners,  # the rows
+    parts,  # the pieces of one
+    size,
+    OWNERS: tl.constexpr,
+    PARTS: tl.constexpr,
+):
+    """One program, OWNERS of the rows and PARTS of their pieces at a time. As sums of torch's it was ten launches, and
+    a host that waits for their result was not done with launching them when a GPU was."""
+    start, chunk = 0, 0
+    tl.store(Bounds, 0)
+    tl.store(Bounds + owners + 1, 0)
+    for o0 in range(0, owners, OWNERS):
+        o = o0 + tl.arange(0, OWNERS)
+        count = tl.full((OWNERS,), 0, tl.int32)
+        for p0 in range(0, parts, PARTS):
+            p = p0 + tl.arange(0, PARTS)
+            mask = (o < owners)[:, None] & (p < parts)[None, :]
+            count += tl.sum(tl.load(Count + o[:, None] * parts + p[None, :], mask=mask, other=0), 1)
+        chunks = (count + size - 1) // size
+        tl.store(Bounds + 1 + o, start + tl.cumsum(count, 0), mask=o < owners)
+        tl.store(Bounds + owners + 2 + o, chunk + tl.cumsum(chunks, 0), mask=o < owners)
+        start += tl.sum(count, 0)
+        chunk += tl.sum(chunks, 0)
+
+
+@kernel
 def compact_kernel(
     Live,  # (rows, members) int8
-    Start,  # (rows, pieces) int32: where each piece's numbers begin
+    Count,  # (rows, pieces) int32
+    Start,  # (rows + 1,) int32: where each row's numbers begin
     Members,  # (room,) int32
     members,
     room,
     PIECE: tl.constexpr,
+    PARTS: tl.constexpr,
 ):
     """Ascending; one program per piece. What has no place is left out."""
     number, live = load_piece(Live, members, PIECE)
-    place = tl.load(Start + tl.program_id(0)) + tl.cumsum(live, 0) - live
+    pieces = tl.cdiv(members, PIECE)
+    row, piece = tl.program_id(0) // pieces, tl.program_id(0) % pieces
+    before = tl.full((PARTS,), 0, tl.int32)
+    for p0 in range(0, piece, PARTS):
+        p = p0 + tl.arange(0, PARTS)
+        before += tl.load(Count + row * pieces + p, mask=p < piece, other=0)
+    place = tl.load(Start + row) + tl.sum(before, 0) + tl.cumsum(live, 0) - live
     tl.store(Members + place, number, mask=(live != 0) & (place < room))
 
 

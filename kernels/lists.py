@@ -14,7 +14,10 @@ import triton
 from torch import Tensor
 
 from .arriving import Arriving
-from .compact import PIECE, chunks_kernel, compact_kernel, count_kernel
+from .compact import PIECE, bounds_kernel, chunks_kernel, compact_kernel, count_kernel
+
+OWNERS, PARTS = 128, 32
+"""Whose counts a program adds up at once, and of how many pieces each."""
 
 
 class Counted:
@@ -23,13 +26,12 @@ class Counted:
     def __init__(self, live: Tensor, size: int) -> None:
         self._live, self._size = live, size
         owners, members = live.shape
-        count = torch.empty((owners, triton.cdiv(members, PIECE)), dtype=torch.int32, device=live.device)
-        count_kernel[(count.numel(),)](live, count, members, PIECE=PIECE)
-        self._start_of_piece = count.view(-1).cumsum(0, dtype=torch.int32) - count.view(-1)
-        of_owner = count.sum(1, dtype=torch.int32)
-        self._bounds = torch.zeros((2, owners + 1), dtype=torch.int32, device=live.device)  # `start` and `first`
-        self._bounds[0, 1:] = of_owner.cumsum(0)
-        self._bounds[1, 1:] = ((of_owner + (size - 1)) // size).cumsum(0)
+        self._count = torch.empty((owners, triton.cdiv(members, PIECE)), dtype=torch.int32, device=live.device)
+        count_kernel[(self._count.numel(),)](live, self._count, members, PIECE=PIECE)
+        self._bounds = torch.empty((2, owners + 1), dtype=torch.int32, device=live.device)  # `start` and `first`
+        bounds_kernel[(1,)](
+            self._count, self._bounds, *self._count.shape, size, OWNERS=OWNERS, PARTS=PARTS, num_warps=8
+        )
         self._arriving = Arriving(self._bounds)
 
     def within(self, room: int) -> tuple[Tensor, Tensor]:
@@ -54,8 +56,8 @@ class Counted:
 
     def _members(self, room: int) -> Tensor:
         members = torch.empty(max(room, 1), dtype=torch.int32, device=self._live.device)
-        compact_kernel[(len(self._start_of_piece),)](
-            self._live, self._start_of_piece, members, self._live.shape[1], room, PIECE=PIECE
+        compact_kernel[(self._count.numel(),)](
+            self._live, self._count, self._bounds[0], members, self._live.shape[1], room, PIECE=PIECE, PARTS=PARTS
         )
         return members
 

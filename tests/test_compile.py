@@ -16,7 +16,7 @@ KERNELS = {
     *("finish_embeddings_kernel", "block_scale_kernel"),
 }
 AHEAD = {
-    *("live_rows_kernel", "count_kernel", "compact_kernel", "chunks_kernel"),
+    *("live_rows_kernel", "count_kernel", "bounds_kernel", "compact_kernel", "chunks_kernel"),
     *("row_residuals_kernel", "mark_words_kernel"),
 }
 TAIL = {"tail_share_kernel", "pull_kernel"}

@@ -150,6 +150,14 @@ MUTANTS = (
         "tl.minimum(count - c * size - 1, size)",
     ),
     Mutant(
+        "the first owner's list begins one late",
+        WITHIN,
+        VARIANT,
+        "compact:bounds_kernel",
+        "tl.store(Bounds, 0)",
+        "tl.store(Bounds, 1)",
+    ),
+    Mutant(
         "a chunk's sum is not carried on",
         WITHIN,
         VARIANT,
