@@ -14,38 +14,46 @@ import torch
 
 
 @lru_cache
-def _queue_of(device: torch.device, stream: int) -> torch.cuda.Stream:
+def _queue_of(device: torch.device, stream: int, goes_first: bool) -> torch.cuda.Stream:
     """One for all calls on a stream: memory that is asked for on a queue is kept for it, 20 MiB at once. Calls on two
     streams must not share it, since what one has given back the other would write to while it is read."""
-    return torch.cuda.Stream(device)
+    return torch.cuda.Stream(device, priority=-1 if goes_first else 0)
 
 
 class Beside:
     """A second queue of a device; a CPU has none, and goes on in turn. Whoever leaves it waits, after an error too:
     what is given back must not be written to any more."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
+    def __init__(self, device: torch.device, *, goes_first: bool = False) -> None:
+        """`goes_first`: as programs end, those of the second queue get their place, before more of the first."""
+        self._device, self._goes_first = device, goes_first
         self._queue: torch.cuda.Stream | None = None
 
     def __enter__(self) -> Self:
         if self._device.type == "cuda":
             self._here = torch.cuda.current_stream(self._device)
-            self._queue = _queue_of(self._device, self._here.cuda_stream)
+            self._queue = _queue_of(self._device, self._here.cuda_stream, self._goes_first)
             self._begins, self._marked = torch.cuda.Event(), torch.cuda.Event()
+            self._catch_up()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.wait(for_all=True)
+        self.wait()
+
+    def _catch_up(self) -> None:
+        if self._queue is not None:
+            self._begins.record(self._here)
+            self._queue.wait_event(self._begins)
 
     @contextmanager
-    def launches(self) -> Iterator[None]:
-        """What is launched here waits for all before it; what is launched after it does not wait for this."""
+    def launches(self, *, at_once: bool = False) -> Iterator[None]:
+        """What is launched here waits for all before it, or, `at_once`, for no more than what these launches waited for
+        last, or for what was before them all; what is launched after it does not wait for this."""
         if self._queue is None:
             yield
             return
-        self._begins.record(self._here)
-        self._queue.wait_event(self._begins)
+        if not at_once:
+            self._catch_up()
         torch.cuda.set_stream(self._queue)  # as torch.cuda.stream does, which asks more
         try:
             yield
@@ -57,7 +65,7 @@ class Beside:
         if self._queue is not None:
             self._marked.record(self._queue)
 
-    def wait(self, *, for_all: bool) -> None:
+    def wait(self, *, for_all: bool = True) -> None:
         """What is launched from here on waits for those launches, all or up to the last mark."""
         if self._queue is None:
             return

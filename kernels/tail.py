@@ -107,7 +107,9 @@ def tail_share_kernel(
 
 @kernel
 def pull_kernel(X, Weights, Parts, count, D, rows, BLOCK: tl.constexpr, WIDTH: tl.constexpr):
-    """(parts, D): X^T w over so many `rows` of X; one program per part and WIDTH columns."""
+    """(parts, D): X^T w over so many `rows` of X; one program per part and WIDTH columns. Formed by the programs that
+    find the share, which have read their words once and need no weights, it takes no less: 0.92 to 1.04 ms for 0.41 and
+    0.45 (H200, V=256000, D=2304)."""
     blocks = tl.cdiv(D, WIDTH)
     part = tl.program_id(0) // blocks
     d0 = (tl.program_id(0) % blocks) * WIDTH

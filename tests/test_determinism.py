@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
 import torch
 
 from ccelab.kernels import PRESETS, gradients, look_ahead
+from ccelab.kernels.beside import Beside
 from ccelab.properties.cases import DEVICE, DTYPES, SMALL, draw, peaked, run
 
 REPEATS = 10 if DEVICE == "cuda" else 2  # a race shows on a GPU if anywhere
@@ -46,6 +49,39 @@ def test_calls_on_two_streams_do_not_write_over_each_other(variant: str) -> None
     torch.cuda.synchronize()
     for k, outputs in enumerate(found):
         assert all(torch.equal(output, wanted[k % 2][name]) for name, output in outputs.items())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("late", ["first", "second"])
+@pytest.mark.parametrize("variant", ["cce", "cce-exact", "cce-stored", "cce-segment,eps=2^-6"])
+def test_neither_queue_relies_on_the_other_being_in_time(
+    variant: str, late: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two problems by turns, so that what a late launch would find is not what it has to."""
+    cases = [peaked(200, 400, 200, variant=variant, reduction="mean", schedule=SMALL, seed=seed) for seed in (1, 2)]
+    wanted = [run(case, counts=False).outputs for case in cases]
+    launches, wait = Beside.launches, Beside.wait
+
+    @contextmanager
+    def launched_late(self: Beside, **options: bool) -> Iterator[None]:
+        with launches(self, **options):
+            if late == "second":
+                torch.cuda._sleep(10**6)
+            yield
+        if late == "first":
+            torch.cuda._sleep(10**6)
+
+    def waited_late(self: Beside, **options: bool) -> None:
+        wait(self, **options)
+        if late == "first":
+            torch.cuda._sleep(10**6)
+
+    monkeypatch.setattr(Beside, "launches", launched_late)
+    monkeypatch.setattr(Beside, "wait", waited_late)
+    for _ in range(REPEATS):
+        for case, want in zip(cases, wanted, strict=True):
+            found = run(case, counts=False).outputs
+            assert all(torch.equal(output, want[name]) for name, output in found.items())
 
 
 @pytest.mark.parametrize("bias", [None, torch.bfloat16], ids=str)
