@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 import triton
@@ -201,6 +202,7 @@ class Schedule:
         return f"{passes}, products {self.product}{merged}{segment}{loads}{fusion}"
 
 
+@lru_cache
 def default_schedule(dtype: torch.dtype, n: int, d: int) -> Schedule:
     """The schedule of a call with N = `n` rows of D = `d`: a function of the problem, so that no result depends on
     the GPU.

@@ -2,25 +2,28 @@
 """Refuses targets that are no class, and counts those that are not ignored."""
 
 import torch
-import triton
 import triton.language as tl
 
 from .arriving import Arriving
-from .backend import IS_INTERPRETED, kernel
+from .backend import kernel
 from .launch import vector
 
-BLOCK = 1024
+BLOCK = 8192
+"""Targets that a program counts at once. There is one: joining the counts of several would be a launch more."""
 
 
 @kernel
 def count_targets_kernel(Target, Count, N, V, ignore_index, BLOCK: tl.constexpr):
-    """(2, programs) int32: how many are no class, and how many are not ignored."""
-    rows = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    target = tl.load(Target.ptr + rows.to(tl.int64) * Target.stride_row, mask=rows < N, other=ignore_index)
-    valid = target != ignore_index
-    wrong = valid & ((target < 0) | (target >= V))
-    tl.store(Count + tl.program_id(0), tl.sum(wrong.to(tl.int32), 0))
-    tl.store(Count + tl.num_programs(0) + tl.program_id(0), tl.sum(valid.to(tl.int32), 0))
+    """(2,) int32: how many are no class, and how many are not ignored."""
+    wrong, valid = tl.full((BLOCK,), 0, tl.int32), tl.full((BLOCK,), 0, tl.int32)
+    for first in range(0, N, BLOCK):
+        rows = first + tl.arange(0, BLOCK)
+        target = tl.load(Target.ptr + rows.to(tl.int64) * Target.stride_row, mask=rows < N, other=ignore_index)
+        counts = target != ignore_index
+        wrong += (counts & ((target < 0) | (target >= V))).to(tl.int32)
+        valid += counts.to(tl.int32)
+    tl.store(Count, tl.sum(wrong, 0))
+    tl.store(Count + 1, tl.sum(valid, 0))
 
 
 class TargetCheck:
@@ -31,14 +34,12 @@ class TargetCheck:
 
     def __init__(self, targets: torch.Tensor, vocabulary: int, ignore_index: int) -> None:
         self.targets, self.vocabulary, self.ignore_index = targets, vocabulary, ignore_index
-        n = len(targets)
-        block = min(2**16, triton.next_power_of_2(max(n, 1))) if IS_INTERPRETED else BLOCK
-        programs = max(1, triton.cdiv(n, block))
-        counts = torch.empty((2, programs), dtype=torch.int32, device=targets.device)
-        count_targets_kernel[(programs,)](vector(targets), counts, n, vocabulary, ignore_index, BLOCK=block)
-        counts = counts.sum(1)
+        counts = torch.empty(2, dtype=torch.int32, device=targets.device)
+        count_targets_kernel[(1,)](
+            vector(targets), counts, len(targets), vocabulary, ignore_index, BLOCK=BLOCK, num_warps=8
+        )
         self.count = counts[1]
-        """() int64, of rows that are not ignored."""
+        """() int32, of rows that are not ignored."""
         self._wrong = Arriving(counts[:1])
 
     def wait(self) -> None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from itertools import product
 from typing import Any, Literal, get_args, get_type_hints
 
@@ -135,6 +136,7 @@ class Variant:
         return ",".join([name, *changes(PRESETS[name])])
 
     @classmethod
+    @lru_cache
     def parse(cls, text: str) -> Variant:
         """The variant that a flag string names.
 
@@ -164,6 +166,7 @@ class Variant:
             raise TypeError(f"variant is a {type(variant).__name__}, expected a flag string or a Variant")
         return variant if isinstance(variant, Variant) else cls.parse(variant)
 
+    @lru_cache  # noqa: B019 - of a frozen value; and a host launches for as long as small problems take a GPU
     def flags(self, *names: str) -> Variant:
         """What a kernel is compiled for: the named fields, all others at their defaults, so that variants which differ
         elsewhere share it."""
