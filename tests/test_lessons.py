@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+from ccelab.kernels import PRESETS
 from ccelab.precision import markdown
 from ccelab.precision.bench import Bench
 from ccelab.precision.frontier import FAMILIES, POWERS, C, E, frontier, is_peer, points
 from ccelab.precision.granularity_study import ENTRIES, SEGMENTS, WORDS, GranularityStudy
-from ccelab.precision.lessons import BENCHED, FRONTIER, HERE, LIFTED, PAPER, REAL, TILE, TILES, VARIED, WEB, lessons
+from ccelab.precision.lessons import (
+    BENCHED,
+    FRONTIER,
+    HERE,
+    LIFTED,
+    PAPER,
+    REAL,
+    TILE,
+    TILES,
+    UNSURE,
+    VARIED,
+    WEB,
+    lessons,
+)
 from ccelab.precision.plot_stages import draw
 from ccelab.precision.report import Report
 from ccelab.precision.sweep import Sweep
@@ -66,6 +80,18 @@ def test_filter_and_sums_are_as_the_words_have_them() -> None:
     }
     bf16 = f"cce,{TILE}"
     assert extremes[0.125][bf16].over_floor[E] > 5 * extremes[8.0][bf16].over_floor[E]
+
+
+def test_a_filter_costs_text_that_is_unsure_more() -> None:
+    web = Report.read(UNSURE)
+    assert {result.variant for result in web.results} == set(PRESETS)
+    for result in web.results:
+        for name, output in result.outputs.items():
+            assert output.over_budget is not None
+            assert output.over_budget <= 1, (result.variant, name)
+    kahan, full = (over_floor(web, name) for name in ("cce-kahan", "cce-kahan-full-e"))
+    assert kahan - full > over_floor(PAIR[0], "cce-kahan") - over_floor(PAIR[0], "cce-kahan-full-e") > 0
+    assert full < over_floor(web, "cce-segment") < kahan
 
 
 def test_times_are_as_the_words_have_them() -> None:
