@@ -6,10 +6,13 @@ programs must share a multiprocessor. No faster: programs that go through D toge
 in the cache, and products on a stream beside the next group's residuals. Segments of 64 columns took as long as those
 of 128, at twice the record and a larger error. With all residuals at once (`borrowed`) blocks of 64 columns of dE, with
 4 or 8 warps and 3 or 4 stages, are no faster either (2.1 to 3.6 ms for 1.7, H200, gemma-web), nor are those of 256
-(1.69 for 1.54 of the first of dC, 1.50 for 1.33 of dE), nor programs that go on to further columns in one loop (2.7 to
-5.4 for 1.54: behind a store, loads no longer run ahead). For the residuals of rows: chunks of 256 (2.1 ms for 1.8) or
-64 rows (2.2), steps of 32 (2.1) or 128 (3.5), 8 warps (2.4). For those of words: chunks of 128 (1.37 for 1.29), and a
-copy of E in the order of its blocks, which descriptors can load (1.27).
+(1.69 for 1.54 of the first of dC, 1.50 for 1.33 of dE), 2 stages or 4 warps (1.7 to 2.5), or tiles by turns, so that
+what few columns they gather stays in the cache (1.54 to 1.85). Programs of 256 columns that go on to the next ones are,
+if Triton flattens the two loops (1.37 for 1.52 with three to a program; 1.7 to 2.4 with 128 columns; with one loop and
+a condition, 2.7 to 5.4): left for when the whole pass is measured with them. For the residuals of rows: chunks of 256
+(2.1 ms for 1.8) or 64 rows (2.2), steps of 32 (2.1) or 128 (3.5), 8 warps (2.4), or chunks of several tiles by turns
+(1.95 to 2.7 for 1.92). For those of words: chunks of 128 (1.37 for 1.29), and a copy of E in the order of its blocks,
+which descriptors can load (1.27).
 
 What is kept is near the best of its kind. At as many segments, judged by their largest entry or by the root of their
 sum of squares, dC's error of the filter is 14 % less and dE's the same; parts of 32 words, those with as many live rows
