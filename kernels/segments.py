@@ -144,7 +144,7 @@ class _Segments:
                 self.stats.tail_share, self.stats.segments_c = tail.share, live
                 if want_e:
                     self.stats.segments_e, self.stats.row_order = words, order.rows
-            del live  # which nothing else is written over before the first queue has waited for the second
+            del live  # the other queue reads it still; nothing is written there before this one has waited for that
             with beside.launches(at_once=True):
                 lists = counted.lists()
                 kept = _Kept(lists, lists.table(), top, words, order, d_classifier, tail)
