@@ -10,17 +10,18 @@ PIECE = 1024
 
 @device_function
 def load_piece(Live, members, PIECE: tl.constexpr):
-    """(numbers, live) of this program's piece: 0 or 1 each."""
+    """(row, piece, numbers, live) of this program: 0 or 1 each of the last."""
     pieces = tl.cdiv(members, PIECE)
-    number = (tl.program_id(0) % pieces) * PIECE + tl.arange(0, PIECE)
-    row = Live + (tl.program_id(0) // pieces).to(tl.int64) * members
-    return number, (tl.load(row + number, mask=number < members, other=0) != 0).to(tl.int32)
+    row, piece = tl.program_id(0) // pieces, tl.program_id(0) % pieces
+    number = piece * PIECE + tl.arange(0, PIECE)
+    live = tl.load(Live + row.to(tl.int64) * members + number, mask=number < members, other=0)
+    return row, piece, number, (live != 0).to(tl.int32)
 
 
 @kernel
 def count_kernel(Live, Count, members, PIECE: tl.constexpr):
     """(rows, pieces) int32: how many there are; one program per piece."""
-    _, live = load_piece(Live, members, PIECE)
+    _, _, _, live = load_piece(Live, members, PIECE)
     tl.store(Count + tl.program_id(0), tl.sum(live, 0))
 
 
@@ -65,13 +66,11 @@ def compact_kernel(
     PARTS: tl.constexpr,
 ):
     """Ascending; one program per piece. What has no place is left out."""
-    number, live = load_piece(Live, members, PIECE)
-    pieces = tl.cdiv(members, PIECE)
-    row, piece = tl.program_id(0) // pieces, tl.program_id(0) % pieces
+    row, piece, number, live = load_piece(Live, members, PIECE)
     before = tl.full((PARTS,), 0, tl.int32)
     for p0 in range(0, piece, PARTS):
         p = p0 + tl.arange(0, PARTS)
-        before += tl.load(Count + row * pieces + p, mask=p < piece, other=0)
+        before += tl.load(Count + tl.program_id(0) - piece + p, mask=p < piece, other=0)
     place = tl.load(Start + row) + tl.sum(before, 0) + tl.cumsum(live, 0) - live
     tl.store(Members + place, number, mask=(live != 0) & (place < room))
 
