@@ -166,7 +166,7 @@ class Variant:
             raise TypeError(f"variant is a {type(variant).__name__}, expected a flag string or a Variant")
         return variant if isinstance(variant, Variant) else cls.parse(variant)
 
-    @lru_cache  # noqa: B019 - of a frozen value; and a host launches for as long as small problems take a GPU
+    @lru_cache  # noqa: B019 - of frozen values; with `parse` and `default_schedule` 40 of 140 us of a host's per call
     def flags(self, *names: str) -> Variant:
         """What a kernel is compiled for: the named fields, all others at their defaults, so that variants which differ
         elsewhere share it."""
