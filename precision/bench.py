@@ -86,6 +86,7 @@ class Bench:
     repetitions: int
     provenance: Provenance
     places: list[Place] = field(default_factory=list)
+    weighted: bool = False  # whether the loss is a mean with weights that are drawn
     complete: bool = False
     kind: str = "bench"
     schema: int = SCHEMA

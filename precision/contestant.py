@@ -32,10 +32,10 @@ class Contestant:
     is_ours: bool = False
 
     def forward(self, problem: Problem, leaves: Sequence[Tensor], **options: Any) -> Tensor:
-        """The mean loss of (E, C), which `leaves` are, with the problem's targets and softcap."""
+        """The mean loss of (E, C), which `leaves` are, with the problem's targets, softcap and weights."""
         assert self.call is not None
-        loss: Tensor = self.call(*leaves, problem.targets, reduction="mean", softcap=problem.softcap, **options)
-        return loss
+        call = partial(self.call, *leaves, problem.targets, softcap=problem.softcap, **options)
+        return mean_loss(problem, call(reduction=problem.reduction))
 
     def both(self, problem: Problem, leaves: Sequence[Tensor], **options: Any) -> tuple[Tensor, ...]:
         """The mean loss, dE and dC."""
@@ -45,6 +45,19 @@ class Contestant:
 
 class Wrong(Exception):
     """An answer that is no nearer to the truth than zeros, or of another shape, dtype or finiteness."""
+
+
+def mean_loss(problem: Problem, loss: Tensor) -> Tensor:
+    """() of what a call gives, or of the losses of tokens with their weights, which are `grad_loss`.
+
+    Raises:
+        Wrong: there is not a loss for every token.
+    """
+    if problem.grad_loss is None:
+        return loss
+    if not isinstance(loss, Tensor) or loss.shape != problem.grad_loss.shape:
+        raise Wrong(f"reduction='none' gives no loss for every token, but {type(loss).__name__} of another shape")
+    return (loss * problem.grad_loss).sum()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +115,7 @@ def check(one: Contestant, problem: Problem, truth: Solution, floors: dict[str, 
     loss = one.forward(problem, leaves, **({"stats": stats} if stats else {}))
     if not isinstance(loss, Tensor) or loss.ndim:
         raise Wrong(f"the mean loss is a {type(loss).__name__} that is no single number")
-    want = float(truth.reduced)
+    want = float(mean_loss(problem, truth.reduced))
     mean = float(loss.detach())
     errors = {"loss": abs(mean - want)}
     if not errors["loss"] < abs(want) and errors["loss"] != 0:

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from ccelab.reference import Problem, Solution, double
 from ccelab.reference.heads import Head
 
 from .bench import Bench, Cost, Place, Row, Status
-from .contestant import Contestant, check, leaves_of, reason_of, status_of
+from .contestant import Contestant, check, leaves_of, mean_loss, reason_of, status_of
 from .files import write_json
 from .floors import floors
 from .provenance import head_facts, provenance
@@ -30,6 +31,7 @@ def side_by_side(
     *,
     device: str,
     softcap: float | None = None,
+    weighted: bool = False,
     repetitions: int = 9,
     path: Path | None = None,
     progress: Progress = lambda step: None,
@@ -37,12 +39,12 @@ def side_by_side(
     """Errors, and on a GPU times and memory, of each contestant on each head; writes `path` after every step.
 
     Heads are made one at a time, since each may fill much of a GPU. A contestant that fails in any way is a row that
-    says how.
+    says how. If `weighted`, the loss is the mean of the tokens' losses with weights that are drawn.
 
     Raises:
         RuntimeError: a contestant left the GPU unusable; the message names it.
     """
-    made = Bench(repetitions=repetitions, provenance=provenance(torch.device(device)))
+    made = Bench(repetitions=repetitions, weighted=weighted, provenance=provenance(torch.device(device)))
 
     def save() -> None:
         if path is not None:
@@ -52,6 +54,8 @@ def side_by_side(
         progress("making the head")
         head = make()
         problem = Problem(embeddings=head.embeddings, classifier=head.classifier, targets=head.targets, softcap=softcap)
+        if weighted:
+            problem = replace(problem, reduction="none", grad_loss=_weights(problem))
         progress("truth: float64 oracle and rounding floors")
         truth = double(problem)
         place = _place(head, problem, truth)
@@ -69,10 +73,17 @@ def side_by_side(
     return made
 
 
+def _weights(problem: Problem) -> Tensor:
+    """(N,) fp32 that add up to 1, uniform but for that; 0 where a row is ignored."""
+    weights = torch.rand(len(problem.targets), generator=torch.Generator().manual_seed(0)).to(problem.embeddings.device)
+    weights = torch.where(problem.valid, weights, 0.0)
+    return weights / weights.sum()
+
+
 def _place(head: Head, problem: Problem, truth: Solution) -> Place:
     return Place(
         head=head_facts(head, problem),
-        true_mean_loss=float(truth.reduced),
+        true_mean_loss=float(mean_loss(problem, truth.reduced)),
         floors=floors(problem, truth),
         gradients_mib=sum(x.numel() * x.element_size() for x in (problem.embeddings, problem.classifier)) / MIB,
     )

@@ -34,12 +34,32 @@ def zero_gradient(input: Tensor, linear_weight: Tensor, target: Tensor, *, reduc
     return right(input, still, target, reduction=reduction)
 
 
+class _EvenGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> Tensor:
+        return gradient.mean().expand_as(gradient)
+
+
+def even_gradient(input: Tensor, linear_weight: Tensor, target: Tensor, *, reduction: str = "mean") -> Tensor:
+    """The right losses, whose upstream gradients are taken for one number."""
+    loss: Tensor = _EvenGradient.apply(right(input, linear_weight, target, reduction=reduction))  # type: ignore[no-untyped-call]
+    return loss
+
+
 def not_finite(input: Tensor, linear_weight: Tensor, target: Tensor, *, reduction: str = "mean") -> Tensor:
     return right(input, linear_weight, target, reduction=reduction) * torch.nan
 
 
 def per_token(input: Tensor, linear_weight: Tensor, target: Tensor, *, reduction: str = "mean") -> Tensor:
     return right(input, linear_weight, target, reduction="none")
+
+
+def mean(input: Tensor, linear_weight: Tensor, target: Tensor, *, reduction: str = "mean") -> Tensor:
+    return right(input, linear_weight, target)
 
 
 def raises(input: Tensor, linear_weight: Tensor, target: Tensor, *, reduction: str = "mean") -> Tensor:

@@ -112,6 +112,31 @@ def test_the_command_measures_and_writes(tmp_path: Path) -> None:
     assert "bench_subjects:right" in shown.output
 
 
+def test_weights_of_tokens_reach_the_gradients(tmp_path: Path) -> None:
+    """A subject that takes its upstream gradients for one number is right where they are, and far off elsewhere."""
+    subjects = ("--subject", "bench_subjects:right", "--subject", "bench_subjects:even_gradient")
+    errors = {}
+    for weighted in ((), ("--weighted",)):
+        done = ccelab("bench", *HEAD, *weighted, "--variant", "cce-exact", *subjects, "--out", str(tmp_path))
+        assert done.exit_code == 0, done.output
+        assert bool(weighted) == ("true weighted mean loss" in words(done))
+        assert bool(weighted) == ("true weighted mean loss" in (tmp_path / "bench.html").read_text())
+        found = Bench.read(tmp_path / "bench.json")
+        assert found.weighted == bool(weighted)
+        errors[found.weighted] = [row.errors["d_embeddings"] for row in found.places[0].rows]
+    assert errors[False][1] == errors[False][2]
+    exact, right, even = errors[True]
+    assert max(exact, right) < 0.02 < 0.3 < even
+
+
+def test_a_mean_is_no_loss_of_every_token() -> None:
+    found = side_by_side([small], [contestant("mean")], device=DEVICE, weighted=True)
+    ((row,),) = (place.rows for place in found.places)
+    assert row.status is Status.refused
+    assert row.reason is not None
+    assert "no loss for every token" in row.reason
+
+
 @pytest.mark.parametrize(
     ("name", "status", "says"),
     [

@@ -41,6 +41,9 @@ def bench(
     dtype: options.DtypeOption = options.Dtype.bfloat16,
     device: options.DeviceOption = options.Device.auto,
     softcap: options.SoftcapOption = None,
+    weighted: Annotated[
+        bool, typer.Option("--weighted", help="A mean with weights of tokens, as of a masked or packed batch.")
+    ] = False,
     seed: options.SeedOption = 0,
     repetitions: Annotated[int, typer.Option(min=2, help="Rounds that are timed, on a GPU.")] = 9,
     html: Annotated[bool, typer.Option(help="Draw bench.html.")] = True,
@@ -88,6 +91,7 @@ def bench(
                 contestants,
                 device=place,
                 softcap=softcap,
+                weighted=weighted,
                 repetitions=repetitions,
                 path=path,
                 progress=lambda step: bar.update(task, description=step),
