@@ -4,15 +4,22 @@ Tried on an H100 (N=8192, V=256000, D=2304) and left out. For the products: bloc
 1.6 for 1.1 of dE), 4 warps (2.0, 1.3), steps of 32 (2.4, 1.8), a fourth stage (3.9 for 2.6, with segments of 256): two
 programs must share a multiprocessor. No faster: programs that go through D together, so that the rows they gather stay
 in the cache, and products on a stream beside the next group's residuals. Segments of 64 columns took as long as those
-of 128, at twice the record and a larger error. With all residuals at once (`borrowed`) blocks of 64 columns of dE, with
-4 or 8 warps and 3 or 4 stages, are no faster either (2.1 to 3.6 ms for 1.7, H200, gemma-web), nor are those of 256
-(1.69 for 1.54 of the first of dC, 1.50 for 1.33 of dE), 2 stages or 4 warps (1.7 to 2.5), or tiles by turns, so that
-what few columns they gather stays in the cache (1.54 to 1.85). Programs of 256 columns that go on to the next ones are,
-if Triton flattens the two loops (1.37 for 1.52 with three to a program; 1.7 to 2.4 with 128 columns; with one loop and
-a condition, 2.7 to 5.4): left for when the whole pass is measured with them. For the residuals of rows: chunks of 256
-(2.1 ms for 1.8) or 64 rows (2.2), steps of 32 (2.1) or 128 (3.5), 8 warps (2.4), or chunks of several tiles by turns
-(1.95 to 2.7 for 1.92). For those of words: chunks of 128 (1.37 for 1.29), and a copy of E in the order of its blocks,
-which descriptors can load (1.27).
+of 128, at twice the record and a larger error.
+
+With all residuals at once (`borrowed`) blocks of 64 columns of dE, with 4 or 8 warps and 3 or 4 stages, are no faster
+either (2.1 to 3.6 ms for 1.7, H200, gemma-web), nor are those of 256 (1.69 for 1.54 of the first of dC, 1.50 for 1.33
+of dE), 2 stages or 4 warps (1.7 to 2.5), or tiles by turns, so that what few columns they gather stays in the cache
+(1.54 to 1.85). Programs of 256 columns that go on to the next ones, with loops that Triton flattens, are faster alone
+(1.37 for 1.52 with three to a program; 1.7 to 2.4 with 128 columns; with one loop and a condition, 2.7 to 5.4) and not
+in a pass (1.668 products for 1.668): there the power limit of 700 W sets the clock, and what waits less draws more.
+
+For the residuals of rows: chunks of 256 (2.1 ms for 1.8) or 64 rows (2.2), steps of 32 (2.1) or 128 (3.5), 8 warps
+(2.4), or chunks of several tiles by turns (1.95 to 2.7 for 1.92). For those of words: chunks of 128 (1.37 for 1.29),
+and a copy of E in the order of its blocks, which descriptors can load (1.27); or blocks that go through their words
+together, whatever number of chunks they have (1.09 J a launch for 1.06, sustained on an H200), and for dE loads of
+eight chunks' probabilities at once (1.06 J for 1.04), or columns by turns for all blocks (1.5 to 1.9 for 1.3).
+Flattened programs of several chunks, no faster: they took 1.96 to 2.6 ms for 2.07 of rows on gemma-web and 1.33 to 1.9
+for 1.22 on gemma-alpaca, with 128 or 256 rows, 4 or 8 warps and 2 to 4 stages; of words they spill (4.6 to 23 for 1.3).
 
 What is kept is near the best of its kind. At as many segments, judged by their largest entry or by the root of their
 sum of squares, dC's error of the filter is 14 % less and dE's the same; parts of 32 words, those with as many live rows
