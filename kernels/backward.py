@@ -22,7 +22,7 @@ class Residuals(NamedTuple):
     """Of one group of vocabulary tiles, with room for the widest. What is None is not wanted."""
 
     for_e: torch.Tensor | None  # (N, width) in the storage dtype, each row over its own scale
-    for_c: torch.Tensor | None  # the same over the scale of the row block; None: `for_e` serves, the scales are one
+    for_c: torch.Tensor | None  # the same over the scale of the row block; None: `for_e` serves
     scale: torch.Tensor  # (row blocks,) fp32, what increments of dC are multiplied by
     bias: torch.Tensor | None  # (row blocks, width) fp32 sums over the rows of a block
     live: torch.Tensor | None  # (row blocks, tiles) int32, flat in a room; None without a filter, or where known

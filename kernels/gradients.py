@@ -19,7 +19,7 @@ from .launch import Call, Room, looks_ahead, matrix, operand, options, vector
 from .look_ahead import LookAhead
 from .products import bias_kernel, classifier_kernel, embeddings_kernel, finish_embeddings_kernel
 from .rank1 import NO_TAIL, Rank1, TileTail, tail_of_tiles
-from .scales import shared_scales
+from .scales import scaled_rows_kernel, shared_scales
 from .schedule import GROUP_BYTES, WORKERS
 from .segments import segment_gradients
 from .statistics import Statistics
@@ -32,6 +32,9 @@ from .vocabulary_order import places_of_targets, vocabulary_order
 STORED_ROWS, STORED_WARPS = 16, 4
 """Of a program that makes residuals of what is stored: few registers, so that many wait for memory at once. 3 ms for 16
 with 32 rows of 64 columns (H200, N=8192, V=256000)."""
+
+SCALED_ROWS, SCALED_COLUMNS = 16, 256
+"""Of a program that copies rows of E."""
 
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 
@@ -90,8 +93,10 @@ class _Backward:
         self.dtype = call.embeddings.dtype
         self.n, self.v, self.d = call.shape
         self.row_blocks = triton.cdiv(self.n, self.tiles.block_n)
-        # In fp32 the scales of rows are left to increments of dE alone.
-        self.shared = upstream.even and self.dtype != torch.float32
+        # One copy of residuals serves both gradients, over the scales of their rows: of those rows of E that dC takes
+        # make up for it, exactly, in bf16 alone. In fp32 they are left to increments of dE.
+        self.scales_rows = self.dtype == torch.bfloat16 and not upstream.even
+        self.shared = self.scales_rows or (upstream.even and self.dtype != torch.float32)
         self.order = vocabulary_order(call, row_max, log_sum)
         self.bias, self.target = vector(call.bias), vector(call.targets)
         self.rows = (self.target, row_max, log_sum, vector(upstream.dloss), vector(upstream.dlse))
@@ -220,8 +225,9 @@ class _Backward:
             blocks = blocks if has_descriptor else None
         programs = self.row_blocks * group.tiles
         # A second store spills registers there, and a filter's decision has the tensor core wait for every product: 842
-        # ms for 17 (H100, N=8192, V=256000, D=2304). Of cce-exact it saves 0.04 of 4.45 products (H200).
-        flattened = blocks is not None and out.for_c is None and not self.judges
+        # ms for 17 (H100, N=8192, V=256000, D=2304). Of cce-exact it saves 0.04 of 4.45 products (H200). Gradients by
+        # the lse spill, too: 4.43 products for 4.34 with two stores, not flattened.
+        flattened = blocks is not None and out.for_c is None and not self.judges and self.rows[-1] is None
         goes_on = flattened or kept is not ALL
         residual_kernel[(min(WORKERS, programs) if goes_on else programs,)](
             e,
@@ -370,8 +376,24 @@ class _Backward:
         )
 
     def _rows_that_count(self, out: Tensor | None) -> Tensor:
-        """E in `out`, if any, with zeros in ignored rows: they may hold NaN, and 0 times NaN is NaN."""
+        """E in `out`, if any, with zeros in ignored rows: they may hold NaN, and 0 times NaN is NaN. At the scales that
+        residuals do without."""
         embeddings, valid = self.call.embeddings, self.call.targets != self.call.ignore_index
+        if self.scales_rows:
+            out = torch.empty((self.n, self.d), dtype=self.dtype, device=embeddings.device) if out is None else out
+            scaled_rows_kernel[(triton.cdiv(self.n, SCALED_ROWS) * triton.cdiv(self.d, SCALED_COLUMNS),)](
+                matrix(embeddings),
+                *self.rows,
+                self.scale,
+                matrix(out),
+                self.n,
+                self.d,
+                self.call.ignore_index,
+                BLOCK=self.tiles.block_n,
+                ROWS=SCALED_ROWS,
+                COLUMNS=SCALED_COLUMNS,
+            )
+            return out
         return torch.where(valid[:, None], embeddings, embeddings.new_zeros(()), out=out)
 
     def _finish_embeddings(self, acc: Accumulator, out: Tensor) -> None:

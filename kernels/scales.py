@@ -1,12 +1,15 @@
 # mypy: ignore-errors
-"""Scales that rows of a product share: rows of dC add up, so that all have the largest power of two among them."""
+"""Scales that rows of a product share: rows of dC add up, so that all have the largest power of two among them, which
+either factor can take: residuals, or in bf16, whose exponents are those of fp32, rows of E."""
 
 import torch
 import triton
 import triton.language as tl
 
 from .backend import TL_DTYPES, device_function, kernel
+from .matrix import gather_rows, store_rows
 from .residual import load_row_data
+from .rounding import downcast, upcast
 
 
 @kernel
@@ -42,6 +45,34 @@ def relative_scale(scale, top):
     top_exponent = (top.to(tl.uint32, bitcast=True) >> 23).to(tl.int32)
     biased = tl.maximum(127 + exponent - top_exponent, 0)
     return (biased.to(tl.uint32) << 23).to(tl.float32, bitcast=True)
+
+
+@kernel
+def scaled_rows_kernel(
+    E,
+    Target,
+    RowMax,
+    LogSum,
+    DLoss,
+    DLse,
+    Scale,  # (blocks,) fp32
+    Out,  # (N, D)
+    N,
+    D,
+    ignore_index,
+    BLOCK: tl.constexpr,  # rows that share a scale
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """E, each row times its scale over that of its block, 0 in ignored rows: residuals at their rows' own scales
+    make dC of it. Exact down to 2^-126. One program per (ROWS, COLUMNS)."""
+    slices = tl.cdiv(D, COLUMNS)
+    i = (tl.program_id(0) // slices) * ROWS + tl.arange(0, ROWS)
+    d0 = (tl.program_id(0) % slices) * COLUMNS
+    rows = load_row_data(Target, RowMax, LogSum, DLoss, DLse, i, N, ignore_index)
+    relative = relative_scale(rows.scale, tl.load(Scale + i // BLOCK, mask=i < N, other=1.0))
+    e = upcast(gather_rows(E, i, i < N, d0, COLUMNS)) * relative[:, None]
+    store_rows(Out, i, i < N, d0, downcast(tl.where(rows.valid[:, None], e, 0.0), Out.ptr.dtype.element_ty))
 
 
 def shared_scales(rows, shape, block, blocks, ignore_index, dtype):

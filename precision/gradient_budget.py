@@ -39,6 +39,9 @@ PIECE = {"cpu": 2**20, "cuda": 2**25}
 system, whose page faults were three quarters of a report's time; a GPU's allocator keeps its memory, and small pieces
 would leave it idle."""
 
+SMALLEST_NORMAL = 2.0**-126
+"""Of bf16 and fp32."""
+
 HEADROOM: float = accumulate.HEADROOM.value  # dE is summed at this over the scale of its row
 
 
@@ -78,6 +81,7 @@ class GradientBudget:
         low, high = (_power_of_two(torch.where(stream.valid, x, 0.0)) for x in sizes[0].plus(sizes[1]))
         self.scale = high
         self.unsure_scale = low != high
+        self.scales_rows = problem.embeddings.dtype == torch.bfloat16 and variant.granularity == "tile"
         self.live_e = self.live_c = (0, 0)
         self._sum: FilteredSum | None = None
         self._increments = Terms(by_stage)
@@ -312,7 +316,12 @@ class GradientBudget:
         scale, unsure = (
             torch.cat([s.amax().expand(len(s), 1) for s in x.split(together)]) for x in (self.scale, self.unsure_scale)
         )
-        cast, block = self._cast(part.residual, dg, scale, unsure), self.tiles.block_v
+        if self.scales_rows:
+            cast = self._cast(part.residual, dg, self.scale, self.unsure_scale)
+            cast = cast.of_scaled_rows(part.residual, self._lost_of_rows(scale, unsure))
+        else:
+            cast = self._cast(part.residual, dg, scale, unsure)
+        block = self.tiles.block_v
         whole = Slice.of(cast)
         masked = cast.own.masked(self._spread(maybe, part.residual)) if self.by_stage else Terms(self.by_stage)
         for span in self.pieces(len(part.columns)):
@@ -323,6 +332,15 @@ class GradientBudget:
             tail = self._tail_of_classifier(part.columns[span])
             bound = self._classifier(*of_columns, scale, live, stages_before, tail)
             yield "d_classifier", part.columns[span], bound
+
+    def _lost_of_rows(self, top: Tensor, unsure: Tensor) -> Tensor:
+        """(N, 1) what may be lost of an entry of E at its row's scale over `top`, which may be twice as much where that
+        is `unsure`; in parts of it. Nothing of what is no subnormal number then."""
+        relative = self.scale / top * torch.where(unsure | self.unsure_scale, 0.5, 1.0)
+        entries = self.stream.embeddings.abs()
+        smallest = torch.where(entries > 0, entries, torch.inf).amin(1, keepdim=True) * relative
+        lost = torch.where(smallest < SMALLEST_NORMAL, (self.fmt.tiny / 2 / smallest).clamp(max=1.0), 0.0)
+        return torch.where(relative < SMALLEST_NORMAL, 1.0, lost)
 
     @property
     def _merged_c(self) -> int:

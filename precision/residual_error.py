@@ -74,3 +74,10 @@ class ResidualError:
         before = torch.minimum(radius, error)
         own = apart.own.shared(before).add("cast_residual", radius - before).masked(valid)
         return ResidualError(torch.where(valid, known, 0.0), None, None, own)
+
+    def of_scaled_rows(self, g: Tensor, loss: Tensor) -> ResidualError:
+        """Of a cast residual of g in a product with rows that lost up to `loss` (N, 1) of every entry, in parts."""
+        size = (g + self.known).abs() + self.apart().own.total
+        lost = torch.where(loss > 0, size * loss, 0.0)
+        own = Terms(self.own.by_stage).merge(self.own).add("cast_residual", lost)
+        return replace(self, own=own)

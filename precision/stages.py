@@ -289,7 +289,8 @@ def is_live(dropped: Tensor) -> Tensor:
 def cast_residual(g: Tensor, error: Tensor, scale: Tensor, fmt: Format) -> Tensor:
     """Increment: the residual is rounded to the storage dtype.
 
-    (N, n), at a power-of-two `scale`. fp32 residuals are scaled, and may be subnormal.
+    (N, n), at a power-of-two `scale`. fp32 residuals are scaled, and may be subnormal. What rows of E that dC takes at
+    their scale lose there is of this stage, too.
     """
     if fmt.is_fp32:
         return torch.full_like(g, FP32.tiny)

@@ -103,6 +103,23 @@ def test_rows_far_below_their_neighbours_in_fp32() -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("power", [-30, -60, -100, -126, -135])
+@pytest.mark.parametrize("size", [1.0, 2.0**-30])
+def test_rows_of_which_little_is_left_at_their_scale(size: float, power: int, variant: str) -> None:
+    """Half the rows have next to no upstream gradient beside the others', where E = 0: dC is theirs alone, and at that
+    scale bf16 rows of E become subnormal, or 0."""
+    case = draw((20,), dtype=torch.bfloat16, reduction="none", variant=variant)
+    assert case.grad_loss is not None
+    far = torch.arange(20, device=DEVICE) % 2 == 0
+    rows = torch.where(far[:, None], case.input * size, 0.0).to(torch.bfloat16)
+    upstream = torch.where(far, 2.0**power, 1.0) * case.grad_loss.abs().clamp(min=0.5)
+    case = replace(case, input=rows, target=torch.where(far, 0, 1), grad_loss=upstream)
+    assert_within_budget(case)
+    if power >= -60:
+        assert refuses_zero(case, "d_classifier")
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_sums_of_de_stay_within_fp16(variant: str) -> None:
     """A row of residuals that adds up to 4 times its scale, times the largest number of the format."""
     weight, bias = torch.full((4001, 1), 65504.0), torch.zeros(4001)

@@ -13,7 +13,7 @@ from ccelab.kernels import Statistics
 from ..tile_decisions import tile_decisions
 from .modes import Modes
 from .residuals import Backward, Residuals
-from .setup import HEADROOM, Columns, Rows, Setup
+from .setup import HEADROOM, Columns, Factor, Setup
 from .staged import resolved
 from .sums import Sum, cast_increment, rescaled
 from .tail import Tail, before_tail
@@ -70,8 +70,6 @@ class Gradients:
         return [outputs[modes.key("cast_output")] for modes in self.runs]
 
     def _whole(self, part: Residuals, modes: Modes, total_e: Sum, total_c: Sum) -> None:
-        rows = self.backward.rows
-
         def kept(g: Tensor, live: Tensor | None) -> Tensor:
             g = g.double() if live is None else torch.where(live[:, None, :, None], g.double(), 0.0)
             return g.flatten(2).flatten(0, 1)
@@ -80,7 +78,7 @@ class Gradients:
         total_e.sum += (g @ part.columns.double).unflatten(0, self.shape[:2]) * HEADROOM
         g = part.for_classifier(modes).double() * part.block_scale(modes)[:, None, None, None]
         g = kept(g, self._live(part, modes, self.variant.filter_c))
-        total_c.sum += (g.T @ rows.double).unflatten(0, (-1, self.tiles.block_v))
+        total_c.sum += (g.T @ part.rows_for_classifier(modes).double).unflatten(0, (-1, self.tiles.block_v))
 
     def _walk_vocabulary(self, part: Residuals, runs: dict[Any, Modes]) -> None:
         """dE's sums along the tiles of this chunk."""
@@ -105,7 +103,7 @@ class Gradients:
 
     def _walk_rows(self, part: Residuals, runs: dict[Any, Modes], totals: dict[Any, Sum]) -> None:
         """dC's sums along the row blocks."""
-        rows, block = self.backward.rows, self.tiles.block_n
+        block = self.tiles.block_n
         count, merged = self.shape[0], self.setup.merged("c")
         for b in range(0, count, merged):
             found = dict[Any, Tensor]()
@@ -114,7 +112,7 @@ class Gradients:
             def product(modes: Modes, live: Tensor | None, together: range = together) -> Tensor:
                 g = part.for_classifier(modes)
                 factors = ((g[k].permute(1, 2, 0), slice(k * block, (k + 1) * block)) for k in together)
-                v = self._product(modes, factors, rows, live)
+                v = self._product(modes, factors, part.rows_for_classifier(modes), live)
                 return v * part.block_scale(modes)[together[0]].to(v.dtype)
 
             for key, modes in runs.items():
@@ -125,7 +123,7 @@ class Gradients:
                     totals[key].add(v, None if live is None else live.any(0)[:, None, None])
 
     def _product(
-        self, modes: Modes, factors: Iterable[tuple[Tensor, slice]], other: Rows | Columns, live: Tensor | None
+        self, modes: Modes, factors: Iterable[tuple[Tensor, slice]], other: Factor | Columns, live: Tensor | None
     ) -> Tensor:
         """(owners, rows, D) of residuals times rows of `other`, in one sum; an owner takes in what is `live` (tiles,
         owners)."""

@@ -11,7 +11,7 @@ from . import logits
 from .arithmetic import Arithmetic, power_of_two, soft_cap_slope
 from .forward import Again, Forward
 from .modes import Modes
-from .setup import Columns, Rows, Setup
+from .setup import Columns, Factor, Rows, Setup
 from .staged import Memo, staged
 
 
@@ -126,13 +126,30 @@ class Residuals(Memo):
 
     @staged("cast_residual")
     def for_classifier(self, modes: Modes, a: Arithmetic) -> Tensor:
-        """The same at the scale of their row block; in fp32 at the scale of the result."""
-        g, scale = self._by_tile(self.gradient(modes).to(a.dtype)), self.backward.upstream(modes).scale
-        relative = (scale.unflatten(0, (-1, self.tiles.block_n)) / self.block_scale(modes)[:, None, None])[..., None]
+        """The same at the scale of their row block, which in bf16 rows of E take on; in fp32 at that of the result."""
+        if self.setup.scales_rows:
+            return self.for_embeddings(modes)
+        g = self._by_tile(self.gradient(modes).to(a.dtype))
+        g = g * self._relative_scale(modes, a)[..., None]
+        return g if a.dtype == torch.float64 else g.to(self.setup.dtype).float()
+
+    @staged("cast_residual")
+    def rows_for_classifier(self, modes: Modes, a: Arithmetic) -> Factor:
+        """Rows of E as dC takes them."""
+        relative = self._relative_scale(modes, a).double().flatten(0, 1)
+        if not self.setup.scales_rows or bool((relative == 1)[self.rows.valid].all()):
+            return Factor(self.rows.storage, self.rows.double)
+        exact = self.rows.double * torch.where(self.rows.valid, relative, 0.0)
+        storage = exact.float().to(self.setup.dtype)
+        return Factor(storage, exact if a.dtype == torch.float64 else storage.double())
+
+    def _relative_scale(self, modes: Modes, a: Arithmetic) -> Tensor:
+        """(row blocks, BLOCK_N, 1) of rows over that of their block."""
+        scale = self.backward.upstream(modes).scale.unflatten(0, (-1, self.tiles.block_n))
+        relative = scale / self.block_scale(modes)[:, None, None]
         # float64 has room for a quotient of scales that fp32 takes for 0.
         smallest = 2.0**-126 if a.dtype == torch.float32 and self.setup.dtype != torch.float32 else 0.0
-        g = g * torch.where(relative < smallest, 0.0, relative).to(a.dtype)
-        return g if a.dtype == torch.float64 else g.to(self.setup.dtype).float()
+        return torch.where(relative < smallest, 0.0, relative).to(a.dtype)
 
     def block_scale(self, modes: Modes) -> Tensor:
         """(row blocks,) float64 the largest scale of each; 1 in fp32, which needs none. Segments have one for all."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -12,6 +14,13 @@ from ..stages import stores
 from .machine import Machine
 
 HEADROOM: float = accumulate.HEADROOM.value
+
+
+class Factor(NamedTuple):
+    """Of a product, the matrix that is not of residuals."""
+
+    storage: Tensor
+    double: Tensor
 
 
 class Setup:
@@ -43,6 +52,11 @@ class Setup:
     def stores(self) -> bool:
         """Whether the backward pass takes exponentials that the forward pass stored."""
         return stores(self.variant, self.problem)
+
+    @property
+    def scales_rows(self) -> bool:
+        """Whether dC takes rows of E at their scales, and residuals without."""
+        return self.dtype == torch.bfloat16 and self.variant.granularity == "tile"
 
     @property
     def backward_tiles(self) -> Tiles:

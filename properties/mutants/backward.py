@@ -139,6 +139,22 @@ MUTANTS = (
         "cast_residual(g,",
     ),
     Mutant(
+        "rows of E are multiplied as they are, where residuals are at scales of their own",
+        "signed_upstream_gradients",
+        "cce-exact",
+        "scales:scaled_rows_kernel",
+        "* relative[:, None]",
+        "* 1.0",
+    ),
+    Mutant(
+        "an ignored row is multiplied by its scale and not left out",
+        "nan_in_an_ignored_row_goes_nowhere",
+        "cce-exact",
+        "scales:scaled_rows_kernel",
+        "tl.where(rows.valid[:, None], e, 0.0)",
+        "e",
+    ),
+    Mutant(
         "dbias is summed at the rows' scales",
         "dbias_sums_to_the_lse_gradients",
         "cce-exact",
