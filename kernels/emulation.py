@@ -53,6 +53,20 @@ def fast_log(x: Any) -> Any:
         return tl.log(x)
 
 
+def fma(x: Any, y: Any, z: Any) -> Any:
+    """As rounding.fma. The product of two fp32 numbers is exact in float64; where its sum lies next to a tie of fp32's,
+    once in 2^29, it may be rounded twice."""
+    a, b, c = (np.asarray(v.handle.data if isinstance(v, tl.tensor) else np.float32(v), np.float64) for v in (x, y, z))
+    with np.errstate(all="ignore"):
+        return _tensor((a * b + c).astype(np.float32), tl.float32)
+
+
+def reciprocal(x: Any) -> Any:
+    """As rounding.reciprocal, to the last digit."""
+    with np.errstate(all="ignore"):
+        return _tensor(np.asarray(np.float32(1.0) / x.handle.data), tl.float32)
+
+
 def product(a: Array, b: Array, *, split: bool) -> Array:
     """a @ b in fp32 for a (m, k) and b (k, n) in fp32. `split` is for operands of 24 bits: halves of 12 bits each have
     products of 24, whose sums are exact in float64 again."""

@@ -226,8 +226,9 @@ class _Backward:
         programs = self.row_blocks * group.tiles
         # A second store spills registers there, and a filter's decision has the tensor core wait for every product: 842
         # ms for 17 (H100, N=8192, V=256000, D=2304). Of cce-exact it saves 0.04 of 4.45 products (H200). Gradients by
-        # the lse spill, too: 4.43 products for 4.34 with two stores, not flattened.
-        flattened = blocks is not None and out.for_c is None and not self.judges and self.rows[-1] is None
+        # the lse spill, too: 4.43 products for 4.34 with two stores, not flattened. So does a softcap's slope.
+        is_simple = out.for_c is None and self.rows[-1] is None and call.softcap is None
+        flattened = blocks is not None and is_simple and not self.judges
         goes_on = flattened or kept is not ALL
         residual_kernel[(min(WORKERS, programs) if goes_on else programs,)](
             e,
@@ -238,7 +239,7 @@ class _Backward:
             kept,
             out,
             blocks,
-            call.softcap,
+            call.cap,
             self.variant.threshold(torch.finfo(self.dtype).eps),
             group.tile,
             self._tiles_of_list(group, kept),

@@ -15,6 +15,7 @@ from .backend import IS_INTERPRETED
 from .combine import Partial, combine_kernel
 from .exponentials import Exponentials
 from .indexed import indexed_dot_kernel
+from .logits import SoftCap
 from .logsumexp import logsumexp_kernel
 from .matrix import Matrix, Vector
 from .record import Record
@@ -41,6 +42,11 @@ class Call:
     def shape(self) -> tuple[int, int, int]:
         n, d = self.embeddings.shape
         return n, self.classifier.shape[0], d
+
+    @property
+    def cap(self) -> SoftCap | None:
+        """The softcap as kernels take it."""
+        return SoftCap.of(self.softcap)
 
 
 class Room(NamedTuple):
@@ -131,7 +137,7 @@ def forward_partial(call: Call, room: Room = NO_ROOM) -> Partial:
         partial.target_logit if fused else None,
         *room,
         stored,
-        call.softcap,
+        call.cap,
         n,
         v,
         d,
@@ -153,7 +159,7 @@ def forward_partial(call: Call, room: Room = NO_ROOM) -> Partial:
             bias,
             target,
             partial.target_logit,
-            call.softcap,
+            call.cap,
             n,
             v,
             d,

@@ -127,7 +127,7 @@ class LiveSegments:
                 top,
                 None if out is None else out[(here.start - chunks.start) * tiles.block_n :],
                 bits,
-                call.softcap,
+                call.cap,
                 eps,
                 here.start,
                 self.n,

@@ -9,6 +9,9 @@ import triton.language as tl
 from .backend import kernel
 from .launch import Call, operand, options, vector
 from .logits import add_bias, dot_logits, soft_cap
+from .rounding import reciprocal
+
+FUNCTIONS = ("exp2", "log", "reciprocal")
 
 
 @kernel
@@ -57,7 +60,7 @@ def own_logits(call: Call, first: int, last: int) -> torch.Tensor:
         c,
         vector(call.bias),
         out,
-        call.softcap,
+        call.cap,
         first,
         last - first,
         n,
@@ -73,20 +76,20 @@ def own_logits(call: Call, first: int, last: int) -> torch.Tensor:
 
 @kernel
 def function_kernel(X, Out, n, NAME: tl.constexpr, BLOCK: tl.constexpr):
-    """exp2 (ex2.approx.ftz on a GPU) or log of n fp32 numbers."""
+    """exp2 (ex2.approx.ftz on a GPU), log or reciprocal (rcp.approx.ftz) of n fp32 numbers."""
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     x = tl.load(X + i, mask=i < n, other=1.0)
-    tl.store(Out + i, tl.exp2(x) if NAME == "exp2" else tl.log(x), mask=i < n)
+    tl.store(Out + i, tl.exp2(x) if NAME == "exp2" else tl.log(x) if NAME == "log" else reciprocal(x), mask=i < n)
 
 
 def own_function(name: str, x: torch.Tensor) -> torch.Tensor:
-    """The function `name`, exp2 or log, of fp32 x, as the kernels compute it.
+    """The function `name`, exp2, log or reciprocal, of fp32 x, as the kernels compute it.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: it is none of them.
     """
-    if name not in ("exp2", "log"):
-        raise ValueError(f"no function {name!r}; legal: exp2, log")
+    if name not in FUNCTIONS:
+        raise ValueError(f"no function {name!r}; legal: {', '.join(FUNCTIONS)}")
     x = x.contiguous()
     out = torch.empty_like(x)
     if x.numel():

@@ -43,7 +43,7 @@ class Rank1:
             live,
             share,
             lost,
-            call.softcap,
+            call.cap,
             len(sample),
             self.n,
             self.v,

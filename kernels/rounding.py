@@ -50,6 +50,18 @@ def fast_log(x):
     return libdevice.fast_logf(x)
 
 
+@emulated_by(emulation.fma)
+def fma(x, y, z):
+    """x y + z, rounded once. Said by name: whether the compiler may contract is another question (`fp_fusion`)."""
+    return tl.fma(x, y, z)
+
+
+@emulated_by(emulation.reciprocal)
+def reciprocal(x):
+    """1 / x as rcp.approx.ftz: within an ulp, without the slow path of a division."""
+    return tl.inline_asm_elementwise("rcp.approx.ftz.f32 $0, $1;", "=f,f", [x], tl.float32, True, 1)
+
+
 @device_function
 def two_sum(a, b, DTYPE: tl.constexpr):
     """(s, t) with s = rn(a + b) and s + t = a + b exactly: Knuth's six operations in DTYPE.

@@ -117,7 +117,7 @@ class _Segments:
         self.product_e = self.product.spread(self.n, self.d)
         spacing = torch.finfo(self.dtype).eps
         self.eps, self.eps_e = call.variant.threshold(spacing), call.variant.threshold_e(spacing)
-        self.softcap = call.softcap
+        self.cap = call.cap
         self.tail = Rank1(call, row_max, log_sum, upstream)
         self.bias, self.rows = self.live.bias, self.live.rows
         self.beside = Beside(self.device, goes_first=True)
@@ -274,7 +274,7 @@ class _Segments:
                     lists.first,
                     residuals,
                     probability,
-                    self.softcap,
+                    self.cap,
                     block,
                     count,
                     first,

@@ -21,7 +21,7 @@ def vocabulary_order(call: Call, row_max: Tensor, log_sum: Tensor) -> Tensor | N
         tiles = call.schedule.backward
         sample = sample_rows(call.targets, call.ignore_index)
         ids = mean_prob_order(  # type: ignore[no-untyped-call]
-            e, c, bias, row_max, log_sum, sample, call.softcap, call.shape, tiles, options(tiles, call.schedule)
+            e, c, bias, row_max, log_sum, sample, call.cap, call.shape, tiles, options(tiles, call.schedule)
         )
     else:
         return None

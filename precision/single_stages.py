@@ -81,7 +81,7 @@ def _soft_cap(Z, Tanh, Cap, Slope, softcap, n, BLOCK: tl.constexpr):
     z = tl.load(Z + i, mask=i < n, other=0.0)
     tl.store(Tanh + i, logit_stages.tanh(z), mask=i < n)
     tl.store(Cap + i, logit_stages.soft_cap(z, softcap), mask=i < n)
-    tl.store(Slope + i, logit_stages.soft_cap_slope(1.0, z, softcap), mask=i < n)
+    tl.store(Slope + i, logit_stages.soft_cap_slope(tl.full((BLOCK,), 1.0, tl.float32), z, softcap), mask=i < n)
 
 
 @triton.jit
@@ -161,7 +161,7 @@ def relative_scale(x: Tensor, top: Tensor) -> Tensor:
 def soft_cap(z: Tensor, softcap: float) -> tuple[Tensor, Tensor, Tensor]:
     """(tanh(z), softcap tanh(z / softcap), the derivative of that)."""
     outputs = tuple(torch.empty_like(z) for _ in range(3))
-    _elementwise(_soft_cap, (z,), outputs, softcap)
+    _elementwise(_soft_cap, (z,), outputs, logit_stages.SoftCap.of(softcap))
     return outputs
 
 

@@ -34,8 +34,8 @@ from .products import Products
 from .random_error import RandomError
 
 SOFTCAP_ROUNDINGS = 16
-"""softcap * tanh(z / softcap) is within this many unit roundoffs, relatively: the division, a tanh of a few ulp, the
-product, and the cap itself as an fp32 number. A test measures the kernels' tanh against this."""
+"""softcap * tanh(z / softcap) is within this many unit roundoffs, relatively: the reciprocal and a product with it, a
+tanh of a few ulp, the product, and the cap itself as an fp32 number. A test measures the kernels' tanh against this."""
 
 UNIT: float = stored.UNIT.value
 
@@ -272,7 +272,7 @@ def soft_cap_slope(slope: Tensor, raw: Tensor, softcap: float) -> Tensor:
     (N, n), for the steepest `slope` within the error of the logits `raw`; without that error.
     """
     y = raw.abs() / softcap
-    return torch.where(slope == 0, 0.0, slope * (8 * U + 2 * ANY.exponential(2 * y, y).largest))
+    return torch.where(slope == 0, 0.0, slope * ((8 + 2 * y) * U + 2 * ANY.exponential(2 * y, y).largest))
 
 
 @_stage(lambda variant, problem: variant.filter_e or variant.filter_c)

@@ -19,6 +19,8 @@ class Arithmetic(Protocol):
 
     def tanh(self, x: Tensor) -> Tensor: ...
 
+    def reciprocal(self, x: Tensor) -> Tensor: ...
+
     def top(self, x: Tensor) -> Tensor:
         """The largest of the last dimension."""
 
@@ -45,6 +47,9 @@ class Float64:
 
     def tanh(self, x: Tensor) -> Tensor:
         return torch.tanh(x)
+
+    def reciprocal(self, x: Tensor) -> Tensor:
+        return x.reciprocal()
 
     def top(self, x: Tensor) -> Tensor:
         return x.amax(-1)
@@ -74,14 +79,19 @@ def finite_or_zero(m: Tensor) -> Tensor:
 
 def soft_cap(a: Arithmetic, z: Tensor, softcap: float) -> Tensor:
     """softcap * tanh(z / softcap)."""
-    cap = torch.full((), softcap, dtype=a.dtype, device=z.device)
-    return a.tanh(divide(z, cap)) * cap
+    return a.tanh(over_cap(a, z, softcap)) * torch.full((), softcap, dtype=a.dtype, device=z.device)
+
+
+def over_cap(a: Arithmetic, z: Tensor, softcap: float) -> Tensor:
+    """z / softcap, by its reciprocal."""
+    one, cap = (torch.full((), x, dtype=a.dtype, device=z.device) for x in (1.0, softcap))
+    return z * divide(one, cap)
 
 
 def soft_cap_slope(a: Arithmetic, g: Tensor, raw: Tensor, softcap: float) -> Tensor:
     """g times the derivative of the cap at `raw`."""
-    q = a.exp(divide(raw, torch.full((), softcap, dtype=a.dtype, device=raw.device)).abs() * -2.0)
-    return g * divide(4.0 * q, (1.0 + q) * (1.0 + q))
+    q = a.exp(over_cap(a, raw, softcap).abs() * -2.0)
+    return g * ((4.0 * q) * a.reciprocal((1.0 + q) * (1.0 + q)))
 
 
 def divide(x: Tensor, y: Tensor) -> Tensor:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ccelab.kernels import Tiles, emulation
+from ccelab.kernels import Tiles, emulation, logits
 
 from .arithmetic import divide
 
+TANH_IS_1: float = logits.TANH_IS_1.value
 LOG2_E = float(np.float32(1.4426950408889634))
 
-# tanh's rational form near 0, as in kernels/logits.py (Cephes tanhf)
-_TANH = (-5.70498872745e-3, 2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-1, -3.33332819422e-1)
+# tanh's rational form, as in kernels/logits.py
+_NUMERATOR = (1.3384118824649356e-08, 2.0635796859368456e-05, 3.497460671476601e-03, 1.338269137158877e-01, 1.0)
+_DENOMINATOR = (7.790207445296303e-07, 3.2885189897149123e-04, 2.5884377229188578e-02, 4.6716012667581575e-01, 1.0)
 
 
 class Machine:
@@ -53,13 +55,12 @@ class Machine:
         return self.exp2(x * LOG2_E)
 
     def tanh(self, x: Tensor) -> Tensor:
-        square = x * x
-        poly = (_TANH[0] * square + _TANH[1]) * square + _TANH[2]
-        poly = (poly * square + _TANH[3]) * square + _TANH[4]
-        poly = poly * square
-        size = x.abs()
-        far = 1.0 - divide(torch.full_like(x, 2.0), self.exp(2.0 * size) + 1.0)
-        return torch.where(size < 0.625, x + x * poly, torch.where(x < 0, -far, far))
+        x = x.clamp(-TANH_IS_1, TANH_IS_1)
+        square = (x * x).double()
+        return (x * _polynomial(_NUMERATOR, square)) * self.reciprocal(_polynomial(_DENOMINATOR, square))
+
+    def reciprocal(self, x: Tensor) -> Tensor:
+        return divide(torch.ones_like(x), x)
 
     def logits(self, e: Tensor, c: Tensor, tiles: Tiles) -> Tensor:
         """(R, n) fp32 products of the rows of e (R, D) and c (n, D), both whole tiles in the storage dtype."""
@@ -82,6 +83,15 @@ class Machine:
         spans = [slice(start, start + tiles.block_d) for start in range(0, b.shape[-1], tiles.block_d)]
         steps = [self.dot(g, b[..., s], None if acc is None else acc[..., s], rows.dtype) for s in spans]
         return (steps[0] if len(steps) == 1 else torch.cat(steps, -1))[..., :d]
+
+
+def _polynomial(coefficients: Sequence[float], x: Tensor) -> Tensor:
+    """In fp32, of float64 x: a multiplication and an addition are rounded once."""
+    highest, *others = (float(np.float32(coefficient)) for coefficient in coefficients)
+    total = torch.full_like(x, highest)
+    for coefficient in others:
+        total = (total * x + coefficient).float().double()
+    return total.float()
 
 
 def _padded(x: Tensor, tiles: Tiles) -> Tensor:

@@ -147,7 +147,8 @@ def fast() -> GpuMachine:
 
 
 def with_own_functions(base: GpuMachine) -> GpuMachine:
-    """`base`, but for exp2 and log, which the GPU at hand computes: what no model describes is then measured."""
+    """`base`, but for exp2, log and reciprocals, which the GPU at hand computes: what no model describes is then
+    measured."""
     return _OwnFunctions(f"{base.name}, GPU's own exp2 and log", base.dot, base.warps)
 
 
@@ -157,6 +158,9 @@ class _OwnFunctions(GpuMachine):
 
     def log(self, x: Tensor) -> Tensor:
         return own_function("log", x)
+
+    def reciprocal(self, x: Tensor) -> Tensor:
+        return own_function("reciprocal", x)
 
 
 def with_own_logits(base: GpuMachine) -> GpuMachine:
@@ -168,7 +172,7 @@ def with_own_logits(base: GpuMachine) -> GpuMachine:
 class _OwnLogits(GpuMachine):
     def __init__(self, base: GpuMachine) -> None:
         super().__init__(f"{base.name}, kernel's own logits", base.dot, base.warps)
-        self.exp2, self.log = base.exp2, base.log  # type: ignore[method-assign]
+        self.exp2, self.log, self.reciprocal = base.exp2, base.log, base.reciprocal  # type: ignore[method-assign]
 
     def logits(self, e: Tensor, c: Tensor, tiles: Tiles) -> Tensor:
         schedule = Schedule(forward=tiles, backward=tiles)

@@ -62,12 +62,20 @@ MUTANTS = (
         "if True:",
     ),
     Mutant(
-        "tanh is a difference of exponentials everywhere",
+        "tanh has the digits of fp16",
         "a_wide_softcap_changes_little",
         "cce-exact",
         "logits:tanh",
-        "size < 0.625",
-        "size < 0.0",
+        "(x * p) * reciprocal(q)",
+        "((x * p) * reciprocal(q)).to(tl.float16).to(tl.float32)",
+    ),
+    Mutant(
+        "tanh goes no further than at -2",
+        "a_softcap_bounds_the_logits",
+        "cce-exact",
+        "logits:tanh",
+        "tl.maximum(x, -TANH_IS_1, tl.PropagateNan.ALL)",
+        "tl.maximum(x, -2.0, tl.PropagateNan.ALL)",
     ),
     Mutant(
         "columns past the vocabulary have logits of -10000",
