@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -312,13 +313,10 @@ class GradientBudget:
             surely = maybe = torch.ones_like(surely)
         self.live_c = (self.live_c[0] + int(surely.sum()), self.live_c[1] + int(maybe.sum()))
         surely, maybe = self._taken_in(part, surely, maybe)
-        together = self.tiles.block_n * self._merged_c
-        scale, unsure = (
-            torch.cat([s.amax().expand(len(s), 1) for s in x.split(together)]) for x in (self.scale, self.unsure_scale)
-        )
+        scale, unsure = self._scale_c
         if self.scales_rows:
             cast = self._cast(part.residual, dg, self.scale, self.unsure_scale)
-            cast = cast.of_scaled_rows(part.residual, self._lost_of_rows(scale, unsure))
+            cast = cast.of_scaled_rows(part.residual, self._lost_of_rows)
         else:
             cast = self._cast(part.residual, dg, scale, unsure)
         block = self.tiles.block_v
@@ -333,14 +331,26 @@ class GradientBudget:
             bound = self._classifier(*of_columns, scale, live, stages_before, tail)
             yield "d_classifier", part.columns[span], bound
 
-    def _lost_of_rows(self, top: Tensor, unsure: Tensor) -> Tensor:
-        """(N, 1) what may be lost of an entry of E at its row's scale over `top`, which may be twice as much where that
-        is `unsure`; in parts of it. Nothing of what is no subnormal number then."""
-        relative = self.scale / top * torch.where(unsure | self.unsure_scale, 0.5, 1.0)
-        entries = self.stream.embeddings.abs()
-        smallest = torch.where(entries > 0, entries, torch.inf).amin(1, keepdim=True) * relative
-        lost = torch.where(smallest < SMALLEST_NORMAL, (self.fmt.tiny / 2 / smallest).clamp(max=1.0), 0.0)
-        return torch.where(relative < SMALLEST_NORMAL, 1.0, lost)
+    @cached_property
+    def _scale_c(self) -> tuple[Tensor, Tensor]:
+        """(N, 1) each: the scales of dC's increments, and whether they may be half as much."""
+        together = self.tiles.block_n * self._merged_c
+        scale, unsure = (
+            torch.cat([s.amax().expand(len(s), 1) for s in x.split(together)]) for x in (self.scale, self.unsure_scale)
+        )
+        return scale, unsure
+
+    @cached_property
+    def _lost_of_rows(self) -> Tensor:
+        """(N, 1) the largest part that an entry of E may lose at its row's scale over that of dC's increment."""
+        top, unsure = self._scale_c
+        relative, entries = torch.where(self.size > 0, self.scale / top, 1.0), self.stream.embeddings
+        lost = _lost(entries, relative)
+        unsure = (unsure | self.unsure_scale) & (self.size > 0)
+        if not bool(unsure.any()):
+            return lost
+        others = torch.maximum(_lost(entries, relative / 2), _lost(entries, (2 * relative).clamp(max=1)))
+        return torch.where(unsure, torch.maximum(lost, others), lost)
 
     @property
     def _merged_c(self) -> int:
@@ -407,6 +417,17 @@ def _power_of_two(size: Tensor) -> Tensor:
     """As rounding.power_of_two has it, of 0 too."""
     power = torch.where(size > 0, 2.0 ** torch.floor(torch.log2(size)), 0.0)
     return power.clamp(2.0**-126, 2.0**126)
+
+
+def _lost(entries: Tensor, relative: Tensor) -> Tensor:
+    """(N, 1) the largest part of an entry of bf16 rows (N, D) that is lost where it is multiplied by a power of two, as
+    `scaled_rows_kernel` does it."""
+    if bool((relative == 1).all()):
+        return torch.zeros_like(relative)
+    exact = entries * relative
+    got = entries.float() * torch.where(relative < SMALLEST_NORMAL, 0.0, relative).float()
+    part = (got.bfloat16().double() - exact).abs() / exact.abs()
+    return torch.where(exact == 0, 0.0, part).nan_to_num(0.0).amax(1, keepdim=True)
 
 
 def _elements(tiles: Tensor, block: int, size: int) -> Tensor:
