@@ -379,7 +379,7 @@ class _Backward:
     def _rows_that_count(self, out: Tensor | None) -> Tensor:
         """E in `out`, if any, with zeros in ignored rows: they may hold NaN, and 0 times NaN is NaN. At the scales that
         residuals do without."""
-        embeddings, valid = self.call.embeddings, self.call.targets != self.call.ignore_index
+        embeddings = self.call.embeddings
         if self.scales_rows:
             out = torch.empty((self.n, self.d), dtype=self.dtype, device=embeddings.device) if out is None else out
             scaled_rows_kernel[(triton.cdiv(self.n, SCALED_ROWS) * triton.cdiv(self.d, SCALED_COLUMNS),)](
@@ -395,6 +395,7 @@ class _Backward:
                 COLUMNS=SCALED_COLUMNS,
             )
             return out
+        valid = self.call.targets != self.call.ignore_index
         return torch.where(valid[:, None], embeddings, embeddings.new_zeros(()), out=out)
 
     def _finish_embeddings(self, acc: Accumulator, out: Tensor) -> None:

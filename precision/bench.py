@@ -100,6 +100,10 @@ class Bench:
     def timed(self) -> bool:
         return any(row.cost for place in self.places for row in place.rows)
 
+    def true_mean(self, place: Place) -> str:
+        """The truth's mean loss on one of the places, in words."""
+        return f"true {'weighted ' if self.weighted else ''}mean loss {place.true_mean_loss:.6f}"
+
     def worst(self, what: str) -> dict[str, tuple[float, str]]:
         """Per row the largest median of `what`, a ratio of `Cost`, and the shape where it is."""
         found: dict[str, tuple[float, str]] = {}

@@ -24,8 +24,7 @@ def show(bench: Bench, console: Console) -> None:
     for place in bench.places:
         head = place.head
         cap = f", softcap {head['softcap']}" if head.get("softcap") else ""
-        mean = f"true {'weighted ' if bench.weighted else ''}mean loss {place.true_mean_loss:.6f}"
-        title = f"{head['name']}: {place.shape} {head['dtype']}{cap}; {mean}"
+        title = f"{head['name']}: {place.shape} {head['dtype']}{cap}; {bench.true_mean(place)}"
         console.print(Text(f"\n{title}", style="bold"))
         _errors(place, console)
         if any(row.cost for row in place.rows):

@@ -34,8 +34,8 @@ class Contestant:
     def forward(self, problem: Problem, leaves: Sequence[Tensor], **options: Any) -> Tensor:
         """The mean loss of (E, C), which `leaves` are, with the problem's targets, softcap and weights."""
         assert self.call is not None
-        call = partial(self.call, *leaves, problem.targets, softcap=problem.softcap, **options)
-        return mean_loss(problem, call(reduction=problem.reduction))
+        loss = self.call(*leaves, problem.targets, reduction=problem.reduction, softcap=problem.softcap, **options)
+        return mean_loss(problem, loss)
 
     def both(self, problem: Problem, leaves: Sequence[Tensor], **options: Any) -> tuple[Tensor, ...]:
         """The mean loss, dE and dC."""

@@ -82,7 +82,7 @@ class GradientBudget:
         low, high = (_power_of_two(torch.where(stream.valid, x, 0.0)) for x in sizes[0].plus(sizes[1]))
         self.scale = high
         self.unsure_scale = low != high
-        self.scales_rows = problem.embeddings.dtype == torch.bfloat16 and variant.granularity == "tile"
+        self.scales_rows = stages.scales_rows(variant, problem)
         self.live_e = self.live_c = (0, 0)
         self._sum: FilteredSum | None = None
         self._increments = Terms(by_stage)

@@ -140,6 +140,11 @@ def fold_tile(
     return arithmetic.tile_sum(terms, margin, segment).plus(rescaled.times(before * (1 + margin))).plus(added)
 
 
+def scales_rows(variant: Variant, problem: Problem) -> bool:
+    """Whether dC takes rows of E at their scales, and residuals without."""
+    return problem.embeddings.dtype == torch.bfloat16 and variant.granularity == "tile"
+
+
 def stores(variant: Variant, problem: Problem) -> bool:
     """Whether a call of the problem keeps exponentials for its backward pass."""
     return variant.stores(8 * problem.embeddings.element_size(), problem.softcap)

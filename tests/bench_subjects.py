@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -18,36 +20,21 @@ def zeros(input: Tensor, linear_weight: Tensor, target: Tensor, *, reduction: st
     return (input.sum() + linear_weight.sum()).float() * 0
 
 
-class _NoGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: object, x: Tensor) -> Tensor:
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: object, gradient: Tensor) -> Tensor:
-        return torch.zeros_like(gradient)
+def _with(x: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+    """x, whose gradient is changed on its way back."""
+    same = x.view_as(x)
+    same.register_hook(change)
+    return same
 
 
 def zero_gradient(input: Tensor, linear_weight: Tensor, target: Tensor, *, reduction: str = "mean") -> Tensor:
     """The right loss, whose gradient of the classifier is left undone."""
-    still: Tensor = _NoGradient.apply(linear_weight)  # type: ignore[no-untyped-call]
-    return right(input, still, target, reduction=reduction)
-
-
-class _EvenGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: object, x: Tensor) -> Tensor:
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: object, gradient: Tensor) -> Tensor:
-        return gradient.mean().expand_as(gradient)
+    return right(input, _with(linear_weight, torch.zeros_like), target, reduction=reduction)
 
 
 def even_gradient(input: Tensor, linear_weight: Tensor, target: Tensor, *, reduction: str = "mean") -> Tensor:
     """The right losses, whose upstream gradients are taken for one number."""
-    loss: Tensor = _EvenGradient.apply(right(input, linear_weight, target, reduction=reduction))  # type: ignore[no-untyped-call]
-    return loss
+    return _with(right(input, linear_weight, target, reduction=reduction), lambda g: g.mean().expand_as(g))
 
 
 def not_finite(input: Tensor, linear_weight: Tensor, target: Tensor, *, reduction: str = "mean") -> Tensor:

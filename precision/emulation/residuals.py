@@ -136,9 +136,12 @@ class Residuals(Memo):
     @staged("cast_residual")
     def rows_for_classifier(self, modes: Modes, a: Arithmetic) -> Factor:
         """Rows of E as dC takes them."""
+        as_it_is = Factor(self.rows.storage, self.rows.double)
+        if not self.setup.scales_rows:
+            return as_it_is
         relative = self._relative_scale(modes, a).double().flatten(0, 1)
-        if not self.setup.scales_rows or bool((relative == 1)[self.rows.valid].all()):
-            return Factor(self.rows.storage, self.rows.double)
+        if bool((relative == 1)[self.rows.valid].all()):
+            return as_it_is
         exact = self.rows.double * torch.where(self.rows.valid, relative, 0.0)
         storage = exact.float().to(self.setup.dtype)
         return Factor(storage, exact if a.dtype == torch.float64 else storage.double())

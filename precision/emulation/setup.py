@@ -10,7 +10,7 @@ from torch import Tensor
 from ccelab.kernels import Schedule, Tiles, Variant, accumulate
 from ccelab.reference import Problem
 
-from ..stages import stores
+from ..stages import scales_rows, stores
 from .machine import Machine
 
 HEADROOM: float = accumulate.HEADROOM.value
@@ -56,7 +56,7 @@ class Setup:
     @property
     def scales_rows(self) -> bool:
         """Whether dC takes rows of E at their scales, and residuals without."""
-        return self.dtype == torch.bfloat16 and self.variant.granularity == "tile"
+        return scales_rows(self.variant, self.problem)
 
     @property
     def backward_tiles(self) -> Tiles:

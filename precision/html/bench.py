@@ -37,8 +37,7 @@ def _section(place: Place, slug: str, bench: Bench) -> Section:
         _costs(place, bench.repetitions),
         _without_numbers(place),
     ]
-    mean = f"true {'weighted ' if bench.weighted else ''}mean loss {place.true_mean_loss:.6f}"
-    intro = f"{place.head['name']}, {place.head['dtype']}; {mean}."
+    intro = f"{place.head['name']}, {place.head['dtype']}; {bench.true_mean(place)}."
     return Section(slug=slug, title=place.shape, intro=intro, figures=[figure for figure in found if figure])
 
 
