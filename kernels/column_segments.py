@@ -11,6 +11,7 @@ import triton.language as tl
 from .accumulate import HEADROOM, rescale
 from .backend import device_function, kernel
 from .backward import recompute_logits
+from .carried import load_carried, store_carried
 from .matrix import store_rows
 from .products import cast_output
 from .residual import cast_residual, load_row_data, logit_gradient, softmax
@@ -41,12 +42,14 @@ def column_residuals_kernel(
     Words,  # (pairs,) int32 words, those of a block of rows after those of the one before, ascending
     Start,  # (row blocks + 1,) int32 into Words
     First,  # (row blocks + 1,) int32 into the chunks
+    Place,  # (row blocks + 1,) int32: where in Out each block's are, in chunks, the first ones at `first`
     Out,  # (chunks BLOCK_N, BLOCK_V)
-    Kept,  # (chunks, BLOCK_N) fp32 probability
+    Kept,  # (chunks, BLOCK_N) fp32 probability, of those of all turns
     softcap,
-    block,  # the first of this group
+    block,  # the first of this turn
     blocks,  # of it
-    first,  # its first chunk
+    begin,  # chunks of each block that earlier turns had
+    first,
     N,
     V,
     D,
@@ -58,7 +61,7 @@ def column_residuals_kernel(
     """Residuals of BLOCK_V words that one block of rows keeps; one program per chunk of them, the first chunks of all
     blocks before the second ones: neighbours have words in common, and find their rows of C in the cache."""
     block += tl.program_id(0) % blocks
-    chunk = tl.program_id(0) // blocks
+    chunk = begin + tl.program_id(0) // blocks
     number = tl.load(First + block) + chunk
     if number >= tl.load(First + block + 1):
         return
@@ -82,18 +85,20 @@ def column_residuals_kernel(
     g = logit_gradient(p, cols[None, :] == rows.target.to(tl.int32)[:, None], raw, rows, DLse, softcap)
     if is_whole == 0:
         g = tl.where(mask[None, :], g, 0.0)
-    out = ((number - first).to(tl.int64) * TILES.block_n + tl.arange(0, TILES.block_n))[:, None] * TILES.block_v
+    at = tl.load(Place + block) - first + chunk - begin
+    out = (at.to(tl.int64) * TILES.block_n + tl.arange(0, TILES.block_n))[:, None] * TILES.block_v
     tl.store(Out + out + place[None, :], cast_residual(g, DTYPE))
 
 
 @kernel
 def column_segments_kernel(
-    G,  # (chunks BLOCK_N, BLOCK_V) of this group
+    G,  # (chunks BLOCK_N, BLOCK_V) of this turn
     C,
     Order,
     Words,
     Start,  # (row blocks + 1,) int32 into Words
     First,  # (row blocks + 1,) int32 into the chunks
+    Place,  # (row blocks + 1,) int32 into those of G, the first ones at `first`
     Target,
     RowMax,
     LogSum,
@@ -103,8 +108,11 @@ def column_segments_kernel(
     Pull,  # (D,) fp32; None without a tail
     Lost,  # (N,) fp32 probability in dropped words
     Out,  # (N, D) dE
-    block,  # the first of this group
-    first,  # its first chunk
+    Carried,  # sums of a block that has chunks in several turns; None where none has
+    block,  # the first of this turn
+    begin,  # chunks of each block that earlier turns had
+    size,  # and those of this turn, at most
+    first,
     N,
     V,
     D,
@@ -113,22 +121,36 @@ def column_segments_kernel(
     PRODUCT: tl.constexpr,
     G_DESCRIPTOR: tl.constexpr,
 ):
-    """dE of a group of row blocks; one program per (block, columns)."""
+    """dE of row blocks whose last chunks this turn has, or their sums so far; one program per (block, columns)."""
     slices = tl.cdiv(D, PRODUCT.columns)
     block += tl.program_id(0) // slices
     d0 = (tl.program_id(0) % slices) * PRODUCT.columns
     start, chunk, end = tl.load(Start + block), tl.load(First + block), tl.load(First + block + 1)
-    v = segment_product(
-        G, C, Words, start, tl.load(Start + block + 1) - start, chunk - first, 0, d0, TILES.block_v, TILES.block_n,
-        False, PRODUCT, G_DESCRIPTOR
-    )  # fmt: skip
+    count = tl.load(Start + block + 1) - start
+    if Carried is not None:  # noqa: SIM102 - the condition outside is the compiler's
+        if (begin > 0) & (begin >= end - chunk):  # an earlier turn had the last
+            return
     here = tl.arange(0, TILES.block_n)
-    i = rows_of_block(Order, block * TILES.block_n + here, N)
+    place = block * TILES.block_n + here
+    v = tl.full((TILES.block_n, PRODUCT.columns), 0.0, tl.float32)
+    if Carried is not None:
+        before = rows_of_block(Order, place, N)  # and again after the product, which leaves no registers for it
+        v = load_carried(Carried, before, (before < N) & (begin > 0), d0, PRODUCT.columns)
+    of_turn = tl.minimum(count - begin * TILES.block_v, size * TILES.block_v)
+    v = segment_product(
+        v, G, C, Words, start + begin * TILES.block_v, of_turn, tl.load(Place + block) - first, 0, d0, TILES.block_v,
+        TILES.block_n, False, PRODUCT, G_DESCRIPTOR
+    )  # fmt: skip
+    i = rows_of_block(Order, place, N)
+    if Carried is not None:  # noqa: SIM102
+        if begin + size < end - chunk:
+            store_carried(Carried, i, i < N, d0, v)
+            return
     rows = load_row_data(Target, RowMax, LogSum, DLoss, DLse, i, N, ignore_index)
     kept = tl.full((TILES.block_n,), 0.0, tl.float32)
     for k in range(chunk, end):
         kept += tl.load(Kept + k * TILES.block_n + here)
-    keeps_all = tl.load(Start + block + 1) - start == V
+    keeps_all = count == V
     lost = tl.where(rows.valid & (keeps_all == 0), tl.maximum(1.0 - kept, 0.0), 0.0)
     tl.store(Lost + i, lost, mask=i < N)
     # An ignored row has g = 0, and 0 times a NaN in C is NaN.

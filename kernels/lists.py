@@ -84,9 +84,9 @@ class Lists:
         table = torch.empty((int(self.firsts[-1]), 3), dtype=torch.int32, device=self.first.device)
         return _cut(self.start, self.first, table, self.size, self.kept)
 
-    def groups(self, most: int) -> Iterator[tuple[int, int, int, int]]:
-        """(first owner, owners, first chunk, chunks) with at most `most` chunks, or a single owner."""
-        owner, owners = 0, len(self.firsts) - 1
+    def groups(self, most: int, owner: int = 0) -> Iterator[tuple[int, int, int, int]]:
+        """(first owner, owners, first chunk, chunks) with at most `most` chunks, or a single owner; from `owner` on."""
+        owners = len(self.firsts) - 1
         while owner < owners:
             first = int(self.firsts[owner])
             end = max(owner + 1, int(np.searchsorted(self.firsts, first + most, side="right")) - 1)

@@ -169,6 +169,7 @@ def mark_words_kernel(
 
 @commits("tile_product")
 def segment_product(
+    v,
     G,
     M,
     List,
@@ -183,12 +184,11 @@ def segment_product(
     PRODUCT: tl.constexpr,
     G_DESCRIPTOR: tl.constexpr,
 ):
-    """(ROWS, PRODUCT.columns) fp32: all kept residuals of an owner times the rows of M that its List names.
+    """(ROWS, PRODUCT.columns) fp32: v and kept residuals of an owner times the rows of M that its List names.
 
     One sum in the tensor core, from chunk to chunk. A chunk of G holds CHUNK of them: of columns (its rows are the
     result's), or, TRANSPOSED, of rows (its columns from `out0` on are the result's rows)."""
     STEP: tl.constexpr = CHUNK if WHOLE or PRODUCT.depth > CHUNK else PRODUCT.depth
-    v = tl.full((ROWS, PRODUCT.columns), 0.0, tl.float32)
     out = tl.arange(0, ROWS)
     ahead = tl.arange(0, STEP)
     here = tl.load(List + start + ahead, mask=ahead < count, other=0)
@@ -234,8 +234,9 @@ def row_segments_kernel(
     out0 = (tl.program_id(0) // slices % PARTS) * ROWS
     d0 = (tl.program_id(0) % slices) * PRODUCT.columns
     start, chunk = tl.load(Start + tile), tl.load(First + tile)
+    v = tl.full((ROWS, PRODUCT.columns), 0.0, tl.float32)
     v = segment_product(
-        G, E, Rows, start, tl.load(Start + tile + 1) - start, chunk - first, out0, d0, TILES.block_n, ROWS, True,
+        v, G, E, Rows, start, tl.load(Start + tile + 1) - start, chunk - first, out0, d0, TILES.block_n, ROWS, True,
         PRODUCT, G_DESCRIPTOR
     )  # fmt: skip
     v = v * tl.load(Top)

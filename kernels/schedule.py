@@ -99,7 +99,8 @@ class Schedule:
     backward: Tiles
     product: ProductTiles = ProductTiles()
     group: int | None = None
-    """The backward pass holds the residuals of this many vocabulary tiles at once; None: of what 128 MiB hold."""
+    """The backward pass holds the residuals of this many vocabulary tiles at once; None: of what 128 MiB hold, or of
+    granularity=segment what dC's memory holds, or 40 MiB."""
     terms_per_increment: int = 1
     """With increment=group, whole tiles of so many terms are one sum in the tensor core; at 1, one tile is."""
     splits: int = 1

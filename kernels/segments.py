@@ -35,16 +35,17 @@ and that in dE falls by 5 % at best: what is dropped of a row is the row's own (
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import triton
 from torch import Tensor
 
 from .backend import TL_DTYPES
 from .beside import Beside
-from .borrowed import Borrowed
+from .borrowed import Borrowed, rounds
+from .carried import Carried
 from .column_segments import column_residuals_kernel, column_segments_kernel
 from .launch import Call, matrix, operand, options
 from .lists import Counted, Lists
@@ -57,6 +58,7 @@ from .scales import shared_scales
 from .schedule import Tiles
 from .similar_rows import IN_BATCH, Permutation, similar_rows
 from .statistics import Statistics
+from .turns import Turn, turns_of_blocks, turns_of_chunks
 from .upstream import Upstream
 
 GROUP_BYTES = 5 * 2**23
@@ -114,7 +116,6 @@ class _Segments:
         self.product = call.schedule.product
         self.dtype, self.device = call.embeddings.dtype, call.embeddings.device
         self.n, self.v, self.d = call.shape
-        self.product_e = self.product.spread(self.n, self.d)
         spacing = torch.finfo(self.dtype).eps
         self.eps, self.eps_e = call.variant.threshold(spacing), call.variant.threshold_e(spacing)
         self.cap = call.cap
@@ -189,19 +190,32 @@ class _Segments:
             self._write_classifier(kept, (borrowed.rest, tiles), moved, chunk)
 
     def _in_groups(self, kept: _Kept) -> Counted:
-        """The same of a few rows at a time, and all of dC, where it is wanted."""
-        residuals = self._room(kept.lists, self.of_rows)
+        """The same of a few tiles at a time, and all of dC, where it is wanted."""
+        firsts = kept.lists.firsts
         marked: Counted | None = None
-        for tile, count, first, chunks in kept.lists.groups(len(residuals) // self.of_rows.block_n):
+        for tile, end, residuals in self._groups(kept):
             with self.beside.launches():
-                self._residuals(kept, range(first, first + chunks), residuals)
-                if marked is None and first + chunks == kept.lists.firsts[-1]:  # all words are marked
+                self._residuals(kept, range(firsts[tile], firsts[end]), residuals)
+                if marked is None and firsts[end] == firsts[-1]:  # all words are marked
                     marked = Counted(kept.words, self.of_columns.block_v)
             self.beside.wait()
             if kept.out is not None:
-                self._write_classifier(kept, (tile, tile + count), residuals, first)
+                self._write_classifier(kept, (tile, end), residuals, int(firsts[tile]))
         assert marked is not None
         return marked
+
+    def _groups(self, kept: _Kept) -> Iterator[tuple[int, int, Tensor]]:
+        """(first tile, the one after the last, room for their residuals): in memory of dC that is written later, while
+        that is more than GROUP_BYTES."""
+        tiles, lists, most, end = self.of_rows, kept.lists, self._chunks(self.of_rows), 0
+        if kept.out is not None:
+            for first, end, room in rounds(kept.out, lists.firsts, tiles.block_n, tiles.block_v, most):
+                yield first, end, room
+        groups = list(lists.groups(most, end))
+        largest = max((chunks for *_, chunks in groups), default=0)
+        own = self._empty(max(1, largest) * tiles.block_n * tiles.block_v).view(-1, tiles.block_v)
+        for tile, count, _, _ in groups:
+            yield tile, tile + count, own
 
     def _residuals(self, kept: _Kept, chunks: range, out: Tensor) -> None:
         self.live.residuals(
@@ -256,14 +270,13 @@ class _Segments:
         else:
             e, e_descriptor = matrix(call.embeddings), False
         c = matrix(call.classifier)
-        step = tiles.block_n, self.product_e.step(tiles.block_v)
-        residuals = self._room(lists, tiles, borrowed)
-        g, g_descriptor = operand(residuals, step, call.schedule)
+        turns, residuals, carried = self._turns(lists, borrowed, out)
         probability = torch.empty((lists.firsts[-1], tiles.block_n), device=self.device)
-        for block, count, first, chunks in lists.groups(len(residuals) // tiles.block_n):
-            if chunks:
-                longest = int(np.diff(lists.firsts[block : block + count + 1]).max())
-                column_residuals_kernel[(count * longest,)](
+        for turn in turns:
+            product = self.product.spread(turn.blocks * tiles.block_n, self.d)
+            g, g_descriptor = operand(residuals, (tiles.block_n, product.step(tiles.block_v)), call.schedule)
+            if turn.chunks:
+                column_residuals_kernel[(turn.blocks * turn.size,)](
                     e,
                     c,
                     self.bias,
@@ -272,12 +285,14 @@ class _Segments:
                     lists.members,
                     lists.start,
                     lists.first,
+                    turn.place,
                     residuals,
                     probability,
                     self.cap,
-                    block,
-                    count,
-                    first,
+                    turn.block,
+                    turn.blocks,
+                    turn.begin,
+                    turn.first,
                     self.n,
                     self.v,
                     self.d,
@@ -287,44 +302,70 @@ class _Segments:
                     E_DESCRIPTOR=e_descriptor,
                     **options(tiles, call.schedule),
                 )
-            column_segments_kernel[(count * triton.cdiv(self.d, self.product_e.columns),)](
+            column_segments_kernel[(turn.blocks * triton.cdiv(self.d, product.columns),)](
                 g,
                 c,
                 order,
                 lists.members,
                 lists.start,
                 lists.first,
+                turn.place,
                 *self.rows,
                 probability,
                 kept.tail.pull_e,
                 lost,
                 matrix(out),
-                block,
-                first,
+                carried,
+                turn.block,
+                turn.begin,
+                turn.size,
+                turn.first,
                 self.n,
                 self.v,
                 self.d,
                 call.ignore_index,
                 TILES=tiles,
-                PRODUCT=self.product_e,
+                PRODUCT=product,
                 G_DESCRIPTOR=g_descriptor,
-                **options(self.product_e, call.schedule),
+                **options(product, call.schedule),
             )
         self._count("e", lists, lost, self.live.row_blocks * self.v)
         return out
 
+    def _turns(self, lists: Lists, borrowed: Tensor | None, out: Tensor) -> tuple[list[Turn], Tensor, Carried | None]:
+        """Those of dE; room for the residuals of any, in `borrowed` memory, if any, where that is enough; and for sums
+        that wait."""
+        tiles, group = self.of_columns, self.call.schedule.group
+        entries = tiles.block_n * tiles.block_v
+        most = self._chunks(tiles)
+        if borrowed is not None and group is None:
+            most = max(most, len(borrowed) // entries)
+        low, turns = 0, list[Turn]()
+        if lists.firsts[-1] > most and self.dtype.itemsize == 2:
+            low = triton.cdiv(out.numel(), entries)
+            if group is not None:
+                turns = turns_of_chunks(lists, most)
+            elif 2 * low <= most:
+                turns = turns_of_chunks(lists, most - low)
+        waits = bool(turns)
+        if not waits:
+            low, turns = 0, list(turns_of_blocks(lists, most))
+        needed = (low + max(1, *(turn.chunks for turn in turns))) * entries
+        room = self._empty(needed) if borrowed is None or len(borrowed) < needed else borrowed[:needed]
+        carried = None
+        if waits:
+            halves = out, room[: out.numel()].view(out.shape)
+            carried = Carried(*(matrix(half.view(torch.int16)) for half in halves))
+        return turns, room[low * entries :].view(-1, tiles.block_v), carried
+
     def _chunks(self, tiles: Tiles) -> int:
-        """As many as GROUP_BYTES hold."""
+        """That are held at once in memory of their own: as many as GROUP_BYTES hold, or as the schedule says."""
+        if (group := self.call.schedule.group) is not None:
+            return int(group * self.live.row_blocks)
         return max(1, GROUP_BYTES // (tiles.block_n * tiles.block_v * self.dtype.itemsize))
 
-    def _room(self, lists: Lists, tiles: Tiles, borrowed: Tensor | None = None) -> Tensor:
-        """For the residuals of a group: what one owner has, and all or what GROUP_BYTES hold. In `borrowed` memory, all
-        of it, if that is no less."""
-        entries = tiles.block_n * tiles.block_v
-        least = max(1, int(np.diff(lists.firsts).max()), min(self._chunks(tiles), int(lists.firsts[-1])))
-        if borrowed is None or len(borrowed) < least * entries:
-            borrowed = torch.empty(least * entries, dtype=self.dtype, device=self.device)
-        return borrowed[: len(borrowed) // entries * entries].view(-1, tiles.block_v)
+    def _empty(self, entries: int) -> Tensor:
+        return torch.empty(entries, dtype=self.dtype, device=self.device)
 
     def _count(self, name: str, lists: Lists, lost: Tensor, of_all: int) -> None:
         if self.stats is not None:

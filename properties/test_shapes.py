@@ -64,6 +64,22 @@ def test_any_schedule_is_within_its_own_budget(trial: Trial) -> None:
     trial.judge(replace(trial.case, schedule=OTHERS[trial.pick(0, len(OTHERS) - 1)]))
 
 
+@law(
+    "cce-segment",
+    "cce-segment,eps=2^-6",
+    "cce",
+    "cce-kahan",
+    "cce-exact",
+    needs=EXACT,
+    draw=specs(families=ORDINARY, least=BEYOND),
+)
+def test_how_much_is_held_at_once_changes_nothing(trial: Trial) -> None:
+    """Residuals of one tile or of all, for two: the same bits. Sums that wait in memory wait as they are."""
+    group = (1, 3, None)[trial.pick(0, 2)]
+    other = replace(trial.case, schedule=replace(SMALL, group=group))
+    trial.same(trial.outcome, trial.run(other))
+
+
 @law("cce-exact", "cce-stored", "cce", needs=EXACT, draw=specs(families=ORDINARY, d=3 * SMALL.forward.block_d))
 def test_both_ways_to_load_are_one_arithmetic(trial: Trial) -> None:
     """Tensor descriptors or pointers: the same bits. Rows of 48 columns are aligned as descriptors need it."""

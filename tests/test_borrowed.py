@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ccelab.kernels import Variant
-from ccelab.kernels.borrowed import Borrowed
+from ccelab.kernels.borrowed import ALIGNMENT, Borrowed, rounds
 from ccelab.properties.cases import SMALL, peaked, run
 
 ROWS, COLUMNS, MOST = 4, 8, 2
@@ -45,6 +45,30 @@ def test_what_is_written_has_been_read(seed: int) -> None:
     room = places(borrowed.room, memory)
     assert room.start >= borrowed.steps[0][1] * tile
     assert room.stop <= stored.start
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_rounds_lie_behind_what_they_write(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    v, d = int(generator.integers(60, 3000)), int(generator.integers(8, 60))
+    tiles = -(-v // COLUMNS)
+    firsts = np.concatenate([[0], generator.poisson(generator.choice([0.1, 1.0, 3.0]), tiles).cumsum()])
+    memory = torch.empty((v, d))
+    done, sizes = 0, []
+    for first, end, residuals in rounds(memory, firsts, ROWS, COLUMNS, MOST):
+        assert first == done
+        assert len(residuals) == (firsts[end] - firsts[first]) * ROWS
+        stored = places(residuals, memory)
+        assert stored.start >= end * COLUMNS * d
+        assert stored.stop <= v * d
+        sizes.append(firsts[end] - firsts[first])
+        done = end
+    assert all(size > MOST for size in sizes)
+    rest = v * d - done * COLUMNS * d  # of memory: the next tile and its chunks, and MOST chunks before, need more
+    ends = [end for end in range(done, tiles + 1) if firsts[end] - firsts[done] > MOST]
+    if ends:
+        needed = (ends[0] - done) * COLUMNS * d + (firsts[ends[0]] - firsts[done]) * ROWS * COLUMNS
+        assert needed > rest - ALIGNMENT
 
 
 def test_there_are_such_and_others() -> None:

@@ -11,6 +11,7 @@ WITHIN = "every_output_is_within_its_budget"
 LOST = "what_rows_lose_is_what_was_dropped"
 NEGLIGIBLE = "segments_that_are_dropped_are_negligible"
 CONSERVED = "a_tail_conserves_rows"
+HELD = "how_much_is_held_at_once_changes_nothing"
 SIMILAR = "similar_rows_share_blocks"
 ORDER, LIKENESS = "similar_rows:similar_rows", "similar_rows:likeness_kernel"
 SPREAD = "a_tail_is_spread_as_sampled_rows_lose"
@@ -134,8 +135,8 @@ MUTANTS = (
         WITHIN,
         VARIANT,
         "column_segments:column_segments_kernel",
-        "i = rows_of_block(Order, block * TILES.block_n + here, N)",
-        "i = block * TILES.block_n + here",
+        "i = rows_of_block(Order, place, N)",
+        "i = place",
     ),
     Mutant("rows that keep less come first", SIMILAR, VARIANT, ORDER, "descending=True", "descending=False"),
     Mutant("all rows are likened to one", SIMILAR, VARIANT, LIKENESS, "* PIVOTS + alike", "* PIVOTS"),
@@ -196,6 +197,46 @@ MUTANTS = (
         "segments:_Segments",
         "chunk * self.of_rows.block_n :].clone()",
         "chunk * self.of_rows.block_n :]",
+    ),
+    Mutant(
+        "residuals of a round lie where it writes",
+        HELD,
+        "cce-segment",
+        "borrowed:rounds",
+        "(v * d - int(held[end]))",
+        "(0 * int(held[end]))",
+    ),
+    Mutant(
+        "sums that wait are forgotten",
+        HELD,
+        "cce-segment",
+        "column_segments:column_segments_kernel",
+        "(begin > 0), d0",
+        "(begin < 0), d0",
+    ),
+    Mutant(
+        "sums that wait lose their sign and exponent",
+        HELD,
+        "cce-segment",
+        "carried:store_carried",
+        "(bits >> 16).to(tl.int16)",
+        "bits.to(tl.int16)",
+    ),
+    Mutant(
+        "a later turn begins with the first words",
+        HELD,
+        "cce-segment",
+        "column_segments:column_segments_kernel",
+        "start + begin * TILES.block_v",
+        "start",
+    ),
+    Mutant(
+        "a turn's residuals are those of the first",
+        HELD,
+        "cce-segment",
+        "column_segments:column_residuals_kernel",
+        "chunk = begin + tl.program_id(0) // blocks",
+        "chunk = tl.program_id(0) // blocks",
     ),
     Mutant(
         "dC stays at the scale of its residuals",
