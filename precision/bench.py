@@ -7,6 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from .energy import Energy
 from .files import read_json
 from .floors import Floor
 from .provenance import Provenance
@@ -55,6 +56,7 @@ class Row:
     over_floor: dict[str, float] = field(default_factory=dict)  # dE and dC over two roundings
     kept: dict[str, float] = field(default_factory=dict)  # share of the tiles of dE and dC, of our variants
     cost: Cost | None = None  # None without a GPU
+    energy: dict[str, Energy] = field(default_factory=dict)  # of "forward" and "both", where it was asked for
 
     @property
     def products(self) -> float:
@@ -72,6 +74,7 @@ class Place:
     floors: dict[str, Floor]
     gradients_mib: float
     product_ms: Spread | None = None  # of all the products that rows were timed beside
+    product_energy: Energy | None = None
     rows: list[Row] = field(default_factory=list)
 
     @property
@@ -87,6 +90,7 @@ class Bench:
     provenance: Provenance
     places: list[Place] = field(default_factory=list)
     weighted: bool = False  # whether the loss is a mean with weights that are drawn
+    limit_watts: float | None = None  # what the GPU may draw, where energy was asked for
     complete: bool = False
     kind: str = "bench"
     schema: int = SCHEMA

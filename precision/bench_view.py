@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.text import Text
 
 from .bench import Bench, Place, Row
+from .energy import Energy
 from .table import table
 from .timing import Spread
 
@@ -15,6 +16,12 @@ LEGEND = (
     "unavoidable roundings cost.  tiles: percent kept for dE/dC.  Times are medians with their quartiles, over one "
     "cuBLAS product of the same shape timed right before, all subjects in turns; a forward pass is that of training.  "
     "Memory: the peak beyond the inputs; net: of forward and backward, less the gradients themselves."
+)
+
+
+ENERGY = (
+    "Energy: of a call among many, one right after the other. A GPU at its power limit is as fast as energy allows: "
+    "what waits less then draws more, and no time is saved."
 )
 
 
@@ -35,6 +42,8 @@ def show(bench: Bench, console: Console) -> None:
     if bench.timed and len(bench.places) > 1:
         _worst(bench, console)
     console.print(Text(f"\n{LEGEND}", style="dim"))
+    if bench.limit_watts is not None:
+        console.print(Text(f"{ENERGY} The limit is {bench.limit_watts:.0f} W.", style="dim"))
     if bench.provenance.cuda is None:
         console.print(Text(NO_TIMES, style="yellow"))
     if not bench.complete:
@@ -75,6 +84,19 @@ def _costs(place: Place, console: Console) -> None:
             rows.add_row(_name(row), *map(_spread, spreads))
             memory.add_row(_name(row), *(f"{peak:.1f}" for peak in peaks))
     console.print(rows, memory, sep="\n\n")
+    if place.product_energy is not None:
+        _energy(place, place.product_energy, console)
+
+
+def _energy(place: Place, product: Energy, console: Console) -> None:
+    title = f"Energy in J, and over one product (x); product {product.joules:.3g} J, {product.watts:.0f} W"
+    rows = table(title, "subject", "forward", "x", "both", "x", "W")
+    for row in place.rows:
+        if row.energy:
+            of = (row.energy["forward"], row.energy["both"])
+            cells = [text for e in of for text in (f"{e.joules:.3g}", f"{e.joules / product.joules:.3g}")]
+            rows.add_row(_name(row), *cells, f"{of[1].watts:.0f}")
+    console.print("", rows)
 
 
 def _spread(found: Spread) -> str:

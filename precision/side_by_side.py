@@ -16,6 +16,7 @@ from ccelab.reference.heads import Head
 
 from .bench import Bench, Cost, Place, Row, Status
 from .contestant import Contestant, check, leaves_of, mean_loss, reason_of, status_of
+from .energy import Energy, Meter
 from .files import write_json
 from .floors import floors
 from .provenance import head_facts, provenance
@@ -33,18 +34,25 @@ def side_by_side(
     softcap: float | None = None,
     weighted: bool = False,
     repetitions: int = 9,
+    meter: Meter | None = None,
     path: Path | None = None,
     progress: Progress = lambda step: None,
 ) -> Bench:
     """Errors, and on a GPU times and memory, of each contestant on each head; writes `path` after every step.
 
     Heads are made one at a time, since each may fill much of a GPU. A contestant that fails in any way is a row that
-    says how. If `weighted`, the loss is the mean of the tokens' losses with weights that are drawn.
+    says how. If `weighted`, the loss is the mean of the tokens' losses with weights that are drawn. With a `meter`,
+    energy is measured after the rounds.
 
     Raises:
         RuntimeError: a contestant left the GPU unusable; the message names it.
     """
-    made = Bench(repetitions=repetitions, weighted=weighted, provenance=provenance(torch.device(device)))
+    made = Bench(
+        repetitions=repetitions,
+        weighted=weighted,
+        limit_watts=None if meter is None else meter.limit_watts(),
+        provenance=provenance(torch.device(device)),
+    )
 
     def save() -> None:
         if path is not None:
@@ -66,7 +74,7 @@ def side_by_side(
             save()
         del truth  # gigabytes that the largest subject may need
         if has_clock(problem.embeddings.device):
-            _time(place, contestants, problem, repetitions, progress)
+            _time(place, contestants, problem, repetitions, meter, progress)
         save()
     made.complete = True
     save()
@@ -140,6 +148,7 @@ class _Clock:
         self.works: dict[str, Callable[[], None]] = {"forward": forward, "both": both}
         self.peaks: dict[str, float] = {}
         self.rounds: dict[str, list[tuple[float, float]]] = {name: [] for name in self.works}
+        self.energy: dict[str, Energy] = {}
 
     def weigh(self) -> None:
         """The peaks of the second call of each: the first may tune or compile."""
@@ -151,6 +160,9 @@ class _Clock:
         """One round."""
         for name, work in self.works.items():
             self.rounds[name].append(pair(product, work))
+
+    def measure_energy(self, meter: Meter) -> None:
+        self.energy = {name: meter.measure(work) for name, work in self.works.items()}
 
     def cost(self, gradients_mib: float) -> Cost:
         spreads = {name: Spread.of([work for _, work in pairs]) for name, pairs in self.rounds.items()}
@@ -167,7 +179,12 @@ class _Clock:
 
 
 def _time(
-    place: Place, contestants: Sequence[Contestant], problem: Problem, repetitions: int, progress: Progress
+    place: Place,
+    contestants: Sequence[Contestant],
+    problem: Problem,
+    repetitions: int,
+    meter: Meter | None,
+    progress: Progress,
 ) -> None:
     """Puts costs into the rows that passed the check. Rounds go through all contestants in turn, so that a GPU which
     grows warm or slow does so for all of them."""
@@ -197,8 +214,11 @@ def _time(
     each("warming up", lambda clock: clock.works["both"]())
     for k in range(repetitions):
         each(f"round {k + 1} of {repetitions}", lambda clock: clock.tick(product))
+    if meter is not None:
+        place.product_energy = meter.measure(product)
+        each("energy", lambda clock: clock.measure_energy(meter))
     for at, clock in clocks.items():
-        place.rows[at] = replace(place.rows[at], cost=clock.cost(place.gradients_mib))
+        place.rows[at] = replace(place.rows[at], cost=clock.cost(place.gradients_mib), energy=clock.energy)
     pairs = [pair for clock in clocks.values() for pairs in clock.rounds.values() for pair in pairs]
     if pairs:
         place.product_ms = Spread.of([product_ms for product_ms, _ in pairs])

@@ -17,6 +17,7 @@ from ccelab.precision.bench import Bench, Status
 from ccelab.precision.cli import app
 from ccelab.precision.cli.bench import _shapes
 from ccelab.precision.contestant import Contestant, gather
+from ccelab.precision.energy import Energy, Meter
 from ccelab.precision.files import to_json
 from ccelab.precision.html.page import render
 from ccelab.precision.saved import read_saved
@@ -190,6 +191,47 @@ def test_rounds_go_through_all_that_are_right(clock: list[str], tmp_path: Path) 
     assert "out of memory: bench_subjects:late_failure" in shown.output
 
 
+class FakeMeter:
+    """Of a GPU that takes 2 J for whatever it does."""
+
+    def limit_watts(self) -> float:
+        return 700.0
+
+    def measure(self, work: Callable[[], object]) -> Energy:
+        work()
+        return Energy(joules=2.0, ms=4.0)
+
+
+def test_energy_is_shown_where_it_was_asked_for(clock: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "bench.json"
+    rivals = [*gather(["cce-no-filter"], ["torch"]), contestant("zeros")]
+    found = side_by_side([tiny], rivals, device=DEVICE, repetitions=2, meter=FakeMeter(), path=path)  # type: ignore[arg-type]
+    assert [sorted(row.energy) for row in found.places[0].rows] == [["both", "forward"], ["both", "forward"], []]
+    assert read_saved(path) == found
+    shown = ccelab("show", str(path))
+    assert "product 2 J, 500 W" in words(shown)
+    assert "The limit is 700 W" in words(shown)
+    assert fits(shown)
+    assert "at 500 W of 700 W" in " ".join(render(found).split())
+    without = side_by_side([tiny], rivals, device=DEVICE, repetitions=2)
+    assert "500 W" not in render(without)
+
+
+@pytest.mark.gpu
+def test_a_meter_reads_the_counter() -> None:
+    """Of a GPU that may draw 1.5 kW at most, and draws 50 W where it does nothing."""
+    pytest.importorskip("pynvml")
+    meter = Meter(torch.device("cuda"))
+    x = torch.randn(4096, 4096, device="cuda").bfloat16()
+
+    def times(count: int) -> Energy:
+        return meter.measure(lambda: [x @ x for _ in range(count)])
+
+    once, thrice = times(1), times(3)
+    assert 2 < thrice.joules / once.joules < 4
+    assert 50 < once.watts < min(1500.0, 1.2 * meter.limit_watts())
+
+
 def test_a_gpu_that_is_lost_ends_the_bench(monkeypatch: pytest.MonkeyPatch) -> None:
     def lost() -> None:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
@@ -230,6 +272,7 @@ def test_adapters_are_found_by_their_entry_point() -> None:
         (("--shape", "1,2"), "legal is N,V,D"),
         (("--shape", "1,2,0"), "legal is N,V,D"),
         (("--shape", "8,16,8", "--tokens", "4"), "by --shape, or by --grid"),
+        pytest.param(("--energy",), "needs a GPU", marks=pytest.mark.skipif(DEVICE == "cuda", reason="there is one")),
         pytest.param(("--grid",), "needs a GPU", marks=pytest.mark.skipif(DEVICE == "cuda", reason="there is one")),
     ],
 )

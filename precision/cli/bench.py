@@ -44,6 +44,9 @@ def bench(
     weighted: Annotated[
         bool, typer.Option("--weighted", help="A mean with weights of tokens, as of a masked or packed batch.")
     ] = False,
+    energy: Annotated[
+        bool, typer.Option("--energy", help="Joules of a call, too, by the counter of an NVIDIA GPU.")
+    ] = False,
     seed: options.SeedOption = 0,
     repetitions: Annotated[int, typer.Option(min=2, help="Rounds that are timed, on a GPU.")] = 9,
     html: Annotated[bool, typer.Option(help="Draw bench.html.")] = True,
@@ -59,6 +62,7 @@ def bench(
 
     from ..bench_view import show
     from ..contestant import gather
+    from ..energy import Meter
     from ..side_by_side import side_by_side
 
     if not (variant or subject or table1):
@@ -83,6 +87,9 @@ def bench(
             )
             for n, v, d in shapes
         ]
+        if energy and place == "cpu":
+            raise ValueError("--energy needs a GPU: a CPU has no counter of its own")
+        meter = Meter(torch.device(place)) if energy else None
         out.mkdir(parents=True, exist_ok=True)  # fails now, not after the work
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task(f"head: {head}")
@@ -93,6 +100,7 @@ def bench(
                 softcap=softcap,
                 weighted=weighted,
                 repetitions=repetitions,
+                meter=meter,
                 path=path,
                 progress=lambda step: bar.update(task, description=step),
             )

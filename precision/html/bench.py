@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from ..bench import Bench, Cost, Place, Row
-from ..bench_view import NO_TIMES
+from ..bench_view import ENERGY, NO_TIMES
 from ..names import GRADIENTS
 from ..timing import Spread
 from .figure import Figure, Section, Table, number, percent
@@ -35,6 +35,7 @@ def _section(place: Place, slug: str, bench: Bench) -> Section:
         against_costs(place, "Error against time and memory", bench.provenance.cuda),
         _errors(place),
         _costs(place, bench.repetitions),
+        _energy(place, bench.limit_watts),
         _without_numbers(place),
     ]
     intro = f"{place.head['name']}, {place.head['dtype']}; {bench.true_mean(place)}."
@@ -99,6 +100,29 @@ def _costs(place: Place, repetitions: int) -> Figure | None:
         f"Medians of {repetitions} rounds that go through all subjects in turn, quartiles in brackets. Each call is "
         f"over the cuBLAS product E·Cᵀ timed right before it.{product} A forward pass is that of training: it keeps, "
         "and may compute, what the backward pass needs. Memory is the peak beyond the inputs.",
+        columns,
+        rows,
+    )
+
+
+def _energy(place: Place, limit_watts: float | None) -> Figure | None:
+    product = place.product_energy
+    if product is None:
+        return None
+    rows = [
+        [
+            _label(row),
+            *(text for e in row.energy.values() for text in (number(e.joules), number(e.joules / product.joules))),
+            *(number(e.watts) for e in row.energy.values()),
+        ]
+        for row in place.rows
+        if row.energy
+    ]
+    limit = "" if limit_watts is None else f" of {number(limit_watts)} W"
+    columns = ("subject", "forward, J", "forward / product", "both, J", "both / product", "forward, W", "both, W")
+    return _table(
+        "Energy",
+        f"{ENERGY} The product takes {number(product.joules)} J at {number(product.watts)} W{limit}.",
         columns,
         rows,
     )
