@@ -108,7 +108,7 @@ class _Backward:
             for name, tiles in (("e", triton.cdiv(self.v, self.tiles.block_v)), ("c", self.row_blocks))
         }
         wide = self.merged["e"] > 1, self.merged["c"] >= self.row_blocks > 1
-        self.of = {name: self.product.wide if x else self.product for name, x in zip("ec", wide, strict=True)}
+        self.of = {name: self.product.wide(self.d) if x else self.product for name, x in zip("ec", wide, strict=True)}
         self.of["e"] = self.of["e"].spread(self.n, self.d)
         # Of the residuals of dC: one power of two for all row blocks of an increment.
         together = self.merged["c"]

@@ -70,14 +70,16 @@ class ProductTiles:
     warps: int = 8
     stages: int = 3
 
-    @property
-    def wide(self) -> ProductTiles:
-        """Of sums that are one product: they leave registers for twice the columns."""
-        return self if IS_INTERPRETED else replace(self, columns=2 * self.columns)
+    def wide(self, d: int) -> ProductTiles:
+        """Of sums that are one product: they leave registers for twice the columns, where D has as many blocks to fill.
+        At D=640 it has three for five, which are a fifth more: 4.56 products for 4.65 of cce-exact (H200, V=262144)."""
+        tiles = replace(self, columns=2 * self.columns)
+        is_filled = tiles.columns * -(-d // tiles.columns) == self.columns * -(-d // self.columns)
+        return tiles if is_filled and not IS_INTERPRETED else self
 
     def spread(self, n: int, d: int) -> ProductTiles:
-        """Of dE (n, d): fewer columns, as long as so many more programs find a multiprocessor that is idle. The
-        interpreter has none, and its time goes by programs."""
+        """Of rows of a gradient (n, d): fewer columns, as long as so many more programs find a multiprocessor that is
+        idle. The interpreter has none, and its time goes by programs."""
         tiles = self
         while not IS_INTERPRETED and tiles.columns > 32 and 2 * -(-n // tiles.rows) * -(-d // tiles.columns) <= WORKERS:
             tiles = replace(tiles, columns=tiles.columns // 2)

@@ -125,8 +125,14 @@ def test_blocks_of_few_rows_are_narrower(monkeypatch: pytest.MonkeyPatch) -> Non
         1024: 128,
         8192: 128,
     }
-    assert tiles.wide.columns == 256
-    assert tiles.wide.spread(512, 2304).columns == 128
+    assert tiles.wide(2304).spread(512, 2304).columns == 128
+    assert {d: tiles.wide(d).columns for d in (576, 640, 768, 1152, 2304)} == {
+        576: 128,
+        640: 128,
+        768: 256,
+        1152: 128,
+        2304: 256,
+    }
     assert tiles.spread(16, 32).columns == 32
 
 
