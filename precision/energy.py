@@ -12,10 +12,13 @@ from dataclasses import dataclass
 import torch
 
 WARM_S, MEASURED_S = 0.3, 1.0
-"""The clock has settled after the first; the counter moves several times a tenth of a second."""
+"""The clock has settled after the first. The counter moves about ten times a second: power is what it gains between two
+of its moves, and a count of calls to go with it would be off by a tenth."""
 
-BATCH_MS = 50.0
-"""Calls between two looks at the time: a GPU that waits for a host cools down."""
+PATIENCE_S = 10.0
+
+BATCH_MS = 10.0
+"""Calls between two looks at the counter: a GPU that waits for a host cools down; a move is seen so much too late."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,24 +62,27 @@ class Meter:
     def measure(self, work: Callable[[], object]) -> Energy:
         """Of `work`, which has been called before."""
         began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-
-        def repeat(seconds: float, batch: int) -> int:
-            calls, end = 0, time.monotonic() + seconds
-            while time.monotonic() < end:
-                for _ in range(batch):
-                    work()
-                torch.cuda.synchronize()
-                calls += batch
-            return calls
-
+        start, calls = time.monotonic(), 0
+        while time.monotonic() < start + WARM_S:
+            work()
+            torch.cuda.synchronize()
+            calls += 1
+        batch = max(1, int(BATCH_MS / 1000 * calls / (time.monotonic() - start)))
+        moves, calls, seen = list[tuple[float, float]](), 0, self.joules()
         began.record()
-        calls = repeat(WARM_S, 1)
+        start = time.monotonic()
+        while len(moves) < 2 or moves[-1][0] < moves[0][0] + MEASURED_S:
+            if time.monotonic() > start + PATIENCE_S:
+                raise RuntimeError(f"the counter of energy has not moved for {PATIENCE_S:.0f} s")
+            for _ in range(batch):
+                work()
+            torch.cuda.synchronize()
+            calls += batch
+            if (now := self.joules()) != seen:
+                seen = now
+                moves.append((time.monotonic(), now))
         ended.record()
         torch.cuda.synchronize()
-        batch = max(1, int(BATCH_MS * calls / began.elapsed_time(ended)))
-        before = self.joules()
-        began.record()
-        calls = repeat(MEASURED_S, batch)
-        ended.record()
-        torch.cuda.synchronize()
-        return Energy(joules=(self.joules() - before) / calls, ms=began.elapsed_time(ended) / calls)
+        (first, least), (last, most) = moves[0], moves[-1]
+        ms = began.elapsed_time(ended) / calls
+        return Energy(joules=(most - least) / (last - first) * ms / 1000, ms=ms)

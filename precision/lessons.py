@@ -26,6 +26,9 @@ VARIED = HERE / "benches" / "variations-h200.json"
 """Thresholds of segments, and increments of tiles."""
 LIFTED = HERE / "benches" / "lifted-h200.json"
 """The real head at the paper's D."""
+NARROW = HERE / "benches" / "narrow-h200.json"
+"""A large vocabulary over few columns."""
+CAPPED, WEIGHTED = (HERE / "benches" / f"{name}-h200.json" for name in ("softcap", "weighted"))
 FRONTIER = HERE / "benches" / "frontier-h200.json"
 TILE = "increment=tile"
 
@@ -55,8 +58,13 @@ def lessons() -> str:
         ),
         *_heading(
             "What segments and a tail save",
-            [*_segments(bench, Bench.read(WEB), Bench.read(LIFTED)), *_thresholds_of_segments(varied)],
+            [
+                *_segments(bench, Bench.read(WEB), Bench.read(LIFTED)),
+                *_narrow(Bench.read(NARROW)),
+                *_thresholds_of_segments(varied),
+            ],
         ),
+        *_heading("What a softcap and weights cost", _options(Bench.read(CAPPED), Bench.read(WEIGHTED))),
         *_heading("The frontier of filters", frontier(Bench.read(FRONTIER), bench)),
         *_heading("Why not single entries", _entries(GranularityStudy.read(HERE / "studies" / "granularity.json"))),
         *_heading("What the sums cost", [*_sums(paper, real, *tiles), *_increments(varied), *_extremes(extremes)]),
@@ -232,6 +240,42 @@ def _segments(bench: Bench, web: Bench, lifted: Bench) -> Iterator[str]:
         f"{of_real('cce-segment')}, where `cce` takes {of_real('cce')}, `cce,order=mean_prob` "
         f"{of_real('cce,order=mean_prob')}, `cce-exact` {of_real('cce-exact')}, `cce-stored` {of_real('cce-stored')} "
         f"and torch.compile {of_real('torch-compile')}."
+    )
+
+
+def _narrow(bench: Bench) -> Iterator[str]:
+    texts = []
+    for place in bench.places:
+        figures = partial(_figures, {row.name: row for row in place.rows})
+        texts.append(
+            f"at D={place.head['hidden']} `cce-segment` takes {figures('cce-segment')}, `cce` {figures('cce')}, "
+            f"`cce-exact` {figures('cce-exact')} and torch.compile {figures('torch-compile')}"
+        )
+    vocabulary = bench.places[0].head["vocabulary"]
+    yield (
+        "Narrow heads save less, since what finds the live entries and lists them does not shrink with D. With the "
+        f"same statistics and V={vocabulary}, {'; '.join(texts)}."
+    )
+
+
+def _options(capped: Bench, weighted: Bench) -> Iterator[str]:
+    rows = _timed(capped)
+    figures = partial(_figures, rows)
+    forward = {name: row.cost.forward_over_product.median for name, row in rows.items() if row.cost is not None}
+    kept = rows["cce-segment"].kept
+    yield (
+        f"A softcap of {capped.places[0].head['softcap']:g} is a tanh for every logit: the forward pass of `cce-exact` "
+        f"takes {forward['cce-exact']:.2f} products with it, and both passes {figures('cce-exact')}. On this head, "
+        "which was not trained with one, it also flattens the softmax, so that more is alive: `cce` takes "
+        f"{figures('cce')}, and `cce-segment`, which then keeps {100 * kept[E]:.0f} % of the words and "
+        f"{100 * kept[C]:.0f} % of the rows, {figures('cce-segment')}."
+    )
+    rows = _timed(weighted)
+    figures = partial(_figures, rows)
+    yield (
+        "Weights of tokens in place of a mean (`reduction=none`, upstream gradients that differ) cost nothing: "
+        f"`cce-segment` takes {figures('cce-segment')}, `cce` {figures('cce')}, `cce-exact` {figures('cce-exact')}, "
+        f"`cce-stored` {figures('cce-stored')} and torch.compile {figures('torch-compile')}."
     )
 
 

@@ -9,9 +9,11 @@ from ccelab.precision.frontier import FAMILIES, POWERS, C, E, frontier, is_peer,
 from ccelab.precision.granularity_study import ENTRIES, SEGMENTS, WORDS, GranularityStudy
 from ccelab.precision.lessons import (
     BENCHED,
+    CAPPED,
     FRONTIER,
     HERE,
     LIFTED,
+    NARROW,
     PAPER,
     REAL,
     TILE,
@@ -19,6 +21,7 @@ from ccelab.precision.lessons import (
     UNSURE,
     VARIED,
     WEB,
+    WEIGHTED,
     lessons,
 )
 from ccelab.precision.plot_stages import draw
@@ -101,6 +104,26 @@ def test_times_are_as_the_words_have_them() -> None:
         others = [cost[name] for name in cost if not name.startswith("cce-segment")]
         assert cost["cce-segment"] < 0.75 * min(others)  # "by far the fastest"
     assert cost["cce"] < cost[f"cce,{TILE}"]  # "the faster way, too"
+
+
+def test_narrow_heads_save_less_and_weights_cost_nothing() -> None:
+    wide, *narrow = (
+        {row.name: row.products for row in place.rows if row.cost is not None}
+        for path in (BENCHED, NARROW)
+        for place in Bench.read(path).places
+    )
+    by_width = [narrow[0], narrow[1], wide]
+    for name in ("cce-segment", "cce", "cce-exact", "torch-compile"):
+        assert [cost[name] for cost in by_width] == sorted((cost[name] for cost in by_width), reverse=True)
+    (place,) = Bench.read(WEIGHTED).places
+    for row in place.rows:
+        assert row.products < 1.02 * wide[row.name]
+    (capped,) = Bench.read(CAPPED).places
+    (same,) = Bench.read(BENCHED).places
+    for name in ("cce-segment", "cce"):
+        kept, before = (next(row.kept for row in p.rows if row.name == name) for p in (capped, same))
+        assert kept[E] > before[E]
+        assert kept[C] > before[C]
 
 
 def test_rows_that_resemble_each_other_keep_less_and_lose_less() -> None:
