@@ -77,28 +77,13 @@ class Law:
 
         @functools.wraps(self.statement)
         def test(bench: Bench, spec: Spec) -> None:
-            if bench.replay is not None:
-                if bench.examples:
-                    return
-                spec = bench.replay
-            bench.examples += 1
-            trial = Trial(bench, spec)
             try:
-                check_supported(bench.subject, spec)
-                self.statement(trial)
+                trial = self._try(bench, spec)
                 target(min(trial.largest, 2.0), label="error over budget")
             except Unsupported as reason:
-                bench.examples -= 1
-                bench.refused += 1
                 if not bench.examples and bench.refused >= PATIENCE:
                     pytest.skip(f"not applicable: {reason}")
                 reject()
-            except HypothesisException:
-                bench.examples -= 1  # an assumption did not hold
-                raise
-            except Exception as error:
-                _keep(bench, spec, self.statement, error)
-                raise
 
         del test.__wrapped__  # its signature is not the statement's
         if self.draw.is_empty:  # skipped with its reason; hypothesis would make a test without parameters of it
@@ -111,6 +96,39 @@ class Law:
             phases=phases,
             deadline=None,
         )(given(spec=self.draw)(test))
+
+    def replay(self, bench: Bench, spec: Spec) -> None:
+        """The statement on one example, which hypothesis has no part in: it would look for a smaller one."""
+        try:
+            self._try(bench, spec)
+        except Unsupported as reason:
+            pytest.skip(f"not applicable: {reason}")
+        except HypothesisException:
+            pytest.skip("not applicable: the law assumes what this example is not")
+
+    def _try(self, bench: Bench, spec: Spec) -> Trial:
+        """The statement on an example, which is counted, and saved where the law is broken.
+
+        Raises:
+            Unsupported: the subject does not take it.
+            HypothesisException: an assumption does not hold.
+        """
+        bench.examples += 1
+        trial = Trial(bench, spec)
+        try:
+            check_supported(bench.subject, spec)
+            self.statement(trial)
+        except Unsupported:
+            bench.examples -= 1
+            bench.refused += 1
+            raise
+        except HypothesisException:
+            bench.examples -= 1
+            raise
+        except Exception as error:
+            _keep(bench, spec, self.statement, error)
+            raise
+        return trial
 
 
 @dataclass
@@ -129,6 +147,10 @@ class Bench:
 
     def __repr__(self) -> str:
         return f"{self.subject.name}, {self.variant}"
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """As hypothesis shows it, which would go through all fields."""
+        printer.text(repr(self))
 
 
 @dataclass
@@ -315,9 +337,9 @@ def _keep(bench: Bench, spec: Spec, statement: Callable[..., None], error: Excep
     path = bench.failures / f"{law_name.removeprefix('test_')}-{zlib.crc32(str(bench.variant).encode()):08x}.json"
     spec.save(path)
     bench.failure = {"spec": asdict(spec), "message": str(error) or type(error).__name__}
-    subject = "" if bench.subject.name == "ours" else f" --subject {bench.subject.name}"
+    judged = f"--variant '{bench.variant}'" if bench.subject.budget is None else f"--subject {bench.subject.name}"
     summary = (statement.__doc__ or "").strip().partition("\n")[0]
     error.add_note(
         f"law: {summary}\non: {bench.subject.name}, {bench.variant}, {spec}\n"
-        f"again: pytest --pyargs ccelab.properties -k {law_name} --variant '{bench.variant}'{subject} --replay {path}"
+        f"again: pytest --pyargs ccelab.properties -k {law_name} {judged} --replay {path}"
     )

@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -89,12 +90,20 @@ def option(config: pytest.Config, name: str) -> object:
     return getattr(config.option, name.lstrip("-").replace("-", "_"), OPTIONS[name].get("default"))
 
 
+def is_given(config: pytest.Config, name: str) -> bool:
+    """Whether the command line has one of `OPTIONS`."""
+    return option(config, name) != OPTIONS[name].get("default")
+
+
 @pytest.hookimpl(tryfirst=True)  # before hypothesis' own pytest_configure looks the profile up
 def pytest_configure(config: pytest.Config) -> None:
     for name, meaning in MARKERS.items():
         config.addinivalue_line("markers", f"{name}: {meaning}")
     if importlib.util.find_spec("hypothesis") is not None:
         register_profiles()
+    profile = config.getoption("--hypothesis-profile", None)
+    if concerns_ccelab() and profile is not None and profile not in (*PROFILES, "default", "ci"):
+        raise pytest.UsageError(f"no hypothesis profile {profile!r}: legal are {', '.join(PROFILES)}")
     if concerns_ccelab():
         # Prepending a test's folder to the path would let our `kernels` shadow Hugging Face's.
         config.option.importmode = "importlib"
@@ -105,14 +114,17 @@ def pytest_configure(config: pytest.Config) -> None:
     if option(config, "--device") == "cuda" and (reason := why_no_gpu()):
         raise pytest.UsageError(f"--device cuda: {reason}")
     path = option(config, "--law-report")
-    if isinstance(path, Path) and not hasattr(config, "workerinput"):  # a worker of xdist sees a part of it
+    chosen = [name for name in ("--variant", "--subject", "--without", "--replay") if is_given(config, name)]
+    if (path or chosen) and not hasattr(config, "workerinput"):  # a worker of xdist sees a part of it
         from .law_report import LawReport
         from .suite import described
 
-        try:
-            config.pluginmanager.register(LawReport(path, described(config)))
-        except ValueError as error:
+        try:  # now, and not once for every file of laws
+            judged = described(config)
+        except (OSError, ValueError) as error:
             raise pytest.UsageError(str(error)) from None
+        if isinstance(path, Path):
+            config.pluginmanager.register(LawReport(path, judged))
 
 
 def register_profiles() -> None:
@@ -149,6 +161,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         except ValueError as error:
             raise pytest.UsageError(str(error)) from None
         metafunc.parametrize("bench", parameters)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """A law on the one example that is asked for."""
+    callspec = getattr(pyfuncitem, "callspec", None)
+    bench: Any = callspec and callspec.params.get("bench")
+    if bench is None or bench.replay is None:
+        return None
+    pyfuncitem.function.law.replay(bench, bench.replay)
+    return True
 
 
 @pytest.hookimpl(wrapper=True)

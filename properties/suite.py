@@ -54,13 +54,32 @@ def judged(config: pytest.Config) -> Subject:
     return replace(subject, promises=subject.promises - set(without))
 
 
+def variants_named(config: pytest.Config) -> list[str]:
+    """What --variant says."""
+    return plugin.option(config, "--variant") or []  # type: ignore[return-value]
+
+
 def described(config: pytest.Config) -> dict[str, object]:
     """Who is judged as what, for the law report.
 
     Raises:
-        ValueError: as `judged`.
+        ValueError: as `judged`, or an option that does not go with the others or is no file of an example.
+        OSError: there is no such file.
     """
     subject = judged(config)
+    for name in variants_named(config):
+        if name not in ("all", "every"):
+            Variant.parse(name)
+        if subject.budget is not None:
+            raise ValueError(
+                f"--variant {name}: a variant is one of our kernels, and {subject.name} is judged by the budget of "
+                f"{subject.budget}; leave --variant out"
+            )
+    if isinstance(replay := plugin.option(config, "--replay"), Path):
+        try:
+            Spec.example(replay, "")
+        except (TypeError, KeyError, ValueError):
+            raise ValueError(f"--replay {replay} is no example that a failure saved, and no law report") from None
     return {
         "subject": subject.name,
         "peer version": version(subject),
@@ -72,11 +91,11 @@ def described(config: pytest.Config) -> dict[str, object]:
 
 def chosen(law: Law, config: pytest.Config, subject: Subject) -> list[Variant]:
     """The variants asked for; else the law's own; a subject with one budget is one variant."""
-    names = plugin.option(config, "--variant")
+    names = variants_named(config)
     if not names:
         return [subject.budget] if subject.budget is not None else [Variant.parse(name) for name in law.variants]
     found: dict[Variant, None] = {}
-    for name in names:  # type: ignore[attr-defined]
+    for name in names:
         several = {"all": list(PRESETS.values()), "every": every()}
         found.update(dict.fromkeys(several[name] if name in several else [Variant.parse(name)]))
     return list(found)
@@ -84,8 +103,7 @@ def chosen(law: Law, config: pytest.Config, subject: Subject) -> list[Variant]:
 
 def header(config: pytest.Config) -> list[str]:
     """What is judged, and by which versions on what."""
-    names = plugin.option(config, "--variant")
-    variants = ", ".join(map(str, names)) if names else "those that each law needs"  # type: ignore[call-overload]
+    variants = ", ".join(variants_named(config)) or "those that each law needs"
     without: list[str] = plugin.option(config, "--without") or []  # type: ignore[assignment]
     less = f" without {', '.join(without)}" if without else ""
     machine = f"torch {torch.__version__}, Python {platform.python_version()}"
@@ -128,5 +146,6 @@ def summary(rows: list[dict[str, Any]]) -> list[str]:
         count = sum(row["reason"] == reason for row in rows)
         lines.append(f"not applicable {count} times: {reason}")
     total = sum(row["examples"] for row in rows)
-    lines.append(f"{len({row['name'] for row in rows})} laws, {total} examples")
+    laws = len({row["name"] for row in rows})
+    lines.append(f"{laws} law{'' if laws == 1 else 's'}, {total} example{'' if total == 1 else 's'}")
     return lines

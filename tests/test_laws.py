@@ -47,6 +47,9 @@ def test_a_failure_is_saved_and_replayed(tmp_path: Path) -> None:
     again = laws(*select, "--replay", str(saved), folder=tmp_path)
     assert again.returncode == 1
     assert "the truth is" in again.stdout
+    assert "Flaky" not in again.stdout
+    assert str(spec) in again.stdout
+    assert "1 law, 1 example" in again.stdout
     right = laws("-k", "every_output", "--variant", "cce", "--replay", str(saved), folder=tmp_path)
     assert right.returncode == 0, right.stdout[-2000:]
 
@@ -74,12 +77,18 @@ def test_who_promises_less_is_asked_less(tmp_path: Path) -> None:
         (("--variant", "cce-fast"), "legal presets"),
         (("--subject", "nobody"), "legal are ours, torch"),
         (("--subject", "math:nothing"), "cannot be loaded"),
+        (("--subject", "torch", "--variant", "cce"), "leave --variant out"),
+        (("--without", "speed"), "no promise speed"),
+        (("--replay", "nowhere.json"), "nowhere.json"),
+        (("--hypothesis-profile", "fast"), "quick, standard, exhaustive"),
     ],
 )
 def test_what_does_not_exist_is_said(arguments: tuple[str, ...], says: str, tmp_path: Path) -> None:
     done = laws(*arguments, "-k", "one_token", folder=tmp_path)
-    assert done.returncode != 0
-    assert says in done.stdout + done.stderr
+    assert done.returncode == 4
+    said = done.stdout + done.stderr
+    assert says in said
+    assert len(said.splitlines()) < 8, said
 
 
 def test_promises_must_be_known() -> None:
