@@ -83,7 +83,7 @@ class Variant:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, float) or math.isnan(value) or value < 0):
                 raise ValueError(
-                    f"{name}={value!r} is no threshold; legal values: a float >= 0, or None for the default"
+                    f"{name}={value!r} is no threshold; legal values: a float >= 0, such as 2^-12 in a flag string"
                 )
         if self.tail == "rank1" and self.order != "none":
             raise ValueError(

@@ -13,9 +13,12 @@ from .timing import Spread
 NO_TIMES = "Times and memory need a GPU: without one kernels run in Triton's interpreter, and only errors are measured."
 LEGEND = (
     "loss: |mean loss - truth| in nats.  dE, dC: ||got - truth|| / ||truth|| against float64; x: over what two "
-    "unavoidable roundings cost.  tiles: percent kept for dE/dC.  Times are medians with their quartiles, over one "
-    "cuBLAS product of the same shape timed right before, all subjects in turns; a forward pass is that of training.  "
-    "Memory: the peak beyond the inputs; net: of forward and backward, less the gradients themselves."
+    "unavoidable roundings cost.  kept: percent of the tiles, or segments, of dE/dC."
+)
+COSTS = (
+    "Times are medians with their quartiles, over one cuBLAS product of the same shape timed right before, all "
+    "subjects in turns; a forward pass is that of training.  Memory: the peak beyond the inputs; net: of forward and "
+    "backward, less the gradients themselves."
 )
 
 
@@ -42,6 +45,8 @@ def show(bench: Bench, console: Console) -> None:
     if bench.timed and len(bench.places) > 1:
         _worst(bench, console)
     console.print(Text(f"\n{LEGEND}", style="dim"))
+    if bench.timed:
+        console.print(Text(COSTS, style="dim"))
     if bench.limit_watts is not None:
         console.print(Text(f"{ENERGY} The limit is {bench.limit_watts:.0f} W.", style="dim"))
     if bench.provenance.cuda is None:

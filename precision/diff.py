@@ -67,6 +67,14 @@ METRICS = (
 )
 
 
+HEAD = (
+    *("name", "tokens", "vocabulary", "hidden", "dtype", "softcap", "bias"),
+    *("generator", "seed", "spread", "weights_sha256", "text_sha256", "window", "first token"),
+    *("lifted from D", "lift seed"),
+)
+"""What makes two problems one: versions of what computed a head may differ."""
+
+
 def diff(
     before: Report, after: Report, *, metrics: Collection[str] = METRICS, threshold: float | None = None
 ) -> list[Delta]:
@@ -77,13 +85,13 @@ def diff(
     """
     if unknown := [name for name in metrics if name not in METRICS]:
         raise ValueError(f"unknown metric {', '.join(unknown)}; legal: {', '.join(METRICS)}")
-    keys = ("name", "tokens", "vocabulary", "hidden", "dtype", "softcap", "bias")
-    if differ := [key for key in keys if before.head.get(key) != after.head.get(key)]:
+    if differ := [key for key in HEAD if before.head.get(key) != after.head.get(key)]:
         says = "; ".join(f"{key}: {before.head.get(key)} and {after.head.get(key)}" for key in differ)
         raise ValueError(f"the reports are of different heads ({says})")
     now = {result.variant: result for result in after.results}
     if not any(result.variant in now for result in before.results):
-        raise ValueError("the reports share no variant")
+        names = (", ".join(result.variant for result in report.results) for report in (before, after))
+        raise ValueError("the reports share no variant: {} before, {} after".format(*names))
     same_device = before.provenance.device == after.provenance.device
     found: list[Delta] = []
     for old in before.results:

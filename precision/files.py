@@ -71,7 +71,10 @@ def read_json(cls: type[T], path: Path, what: str, schemas: Collection[int]) -> 
     """
     from pydantic import TypeAdapter, ValidationError  # only reading needs it
 
-    schema = load_object(path, what).get("schema")
+    found = load_object(path, what)
+    if (kind := found.get("kind")) and kind != getattr(cls, "kind", None):
+        raise ValueError(f"{path} is not a {what}: it is of the kind {kind!r}")
+    schema = found.get("schema")
     if schema not in schemas:
         raise ValueError(
             f"{path} has schema {schema}, this version of ccelab reads {' and '.join(map(str, schemas))}: "

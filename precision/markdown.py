@@ -18,7 +18,7 @@ from .report import Report, Result
 BASELINES = Path(__file__).parent / "baselines"
 SHOWN = {
     "gemma-alpaca-bfloat16": "On a drawn head with the statistics of a real one, at the paper's shape",
-    "smollm2-bfloat16": "On a real head, that of SmolLM2-135M on English text",
+    "smollm2-bfloat16": "On a real head, that of SmolLM2-135M-Instruct (from a GGUF, 8-bit) on English text",
 }
 BENCH = "table1-h200"
 STAGED, PLOT = "smollm2-bfloat16", "error-by-stage"
@@ -103,10 +103,11 @@ def _summary(report: Report, tiles: Report) -> str:
 
     kahan = times(tiles, "cce-no-filter,accumulate=kahan,increment=tile")
     return (
-        f"the paper's sums in bf16, a tile at a time, put dE {times(tiles, 'cce-no-filter,increment=tile')} times as "
-        f"far from the truth as two roundings would, Kahan sums {kahan} times. Where the tensor core first sums what "
-        f"is kept of a group they come to {times(report, 'cce-no-filter')} and {times(report, 'cce-kahan-full-e')}, "
-        f"with the filter to {times(report, 'cce')} and {times(report, 'cce-kahan')}; fp32 sums to "
+        "sums in bf16 of one tile after the other, as the paper's kernel has them (`increment=tile`), put dE "
+        f"{times(tiles, 'cce-no-filter,increment=tile')} times as far from the truth as two roundings would, Kahan's "
+        f"{kahan} times. The presets below let the tensor core sum what is kept of a group first: theirs come to "
+        f"{times(report, 'cce-no-filter')} and {times(report, 'cce-kahan-full-e')}, with the filter to "
+        f"{times(report, 'cce')} and {times(report, 'cce-kahan')}; fp32 sums to "
         f"{times(report, 'cce-exact')}."
     )
 

@@ -49,7 +49,8 @@ def find(name: str, named: dict[str, str]) -> Callable[..., Any]:
     try:
         call: Callable[..., Any] = getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"subject {name!r} cannot be loaded: {error}") from error
+        hint = "; is its folder on PYTHONPATH?" if isinstance(error, ModuleNotFoundError) else ""
+        raise ValueError(f"subject {name!r} cannot be loaded: {error}{hint}") from error
     if not callable(call):
         raise ValueError(f"subject {name!r} is a {type(call).__name__}, which cannot be called")
     package, install = package_of(call)
@@ -76,7 +77,7 @@ def version_of(call: Callable[..., Any]) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:  # on the path, but not installed
         spec = find_spec(package)
-    if spec is None or spec.origin is None:
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
         return None
     found = re.search(r"^__version__ = [\"'](.+)[\"']", Path(spec.origin).read_text(), flags=re.MULTILINE)
     return found.group(1) if found else None

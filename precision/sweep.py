@@ -150,9 +150,17 @@ def _taken_up(wanted: Sweep, there: Sweep, path: Path) -> Sweep:
     mine, theirs = ({**sweep.settings, **sweep.axes} for sweep in (wanted, there))
     differ = [name for name in dict.fromkeys((*mine, *theirs)) if mine.get(name) != theirs.get(name)]
     if differ:
-        says = "; ".join(f"{name}: {theirs.get(name)} there, {mine.get(name)} asked for" for name in differ)
+        says = "; ".join(f"{name}: {_said(name, theirs)} there, {_said(name, mine)} asked for" for name in differ)
         raise ValueError(f"{path} is a sweep of other settings ({says}): choose another --out, or delete it")
     return there
+
+
+def _said(name: str, settings: Mapping[str, object]) -> str:
+    """A setting, or the values of an axis."""
+    value = settings.get(name)
+    if isinstance(value, list | tuple):
+        return ",".join(item if isinstance(item, str) else written(name, item) for item in value)
+    return "nothing" if value is None else str(value)
 
 
 def _point(settings: Settings, values: Mapping[str, float], commit: str | None, workers: int) -> Point:

@@ -8,6 +8,12 @@ from .axes import written
 from .sweep import Sweep
 from .table import table
 
+LEGEND = (
+    "dE, dC x: errors over what two unavoidable roundings cost.  budget: the element nearest to its error bound.  "
+    "kept: percent of the tiles, or segments, of dE/dC.  mass: probability that rows drop, on average.  dead rows: of "
+    "dC, zero and should not be."
+)
+
 
 def show(sweep: Sweep, console: Console) -> None:
     """One table per variant, at most 80 columns wide with one axis."""
@@ -32,5 +38,6 @@ def show(sweep: Sweep, console: Console) -> None:
                     result.grade,
                 )
         console.print(rows, "")
+    console.print(LEGEND, style="dim", highlight=False)
     if not sweep.complete:
         console.print("stopped before its last point: the same command goes on from there", style="yellow")

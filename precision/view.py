@@ -109,7 +109,7 @@ def _time(report: Report) -> Table:
 
 
 def _worst(report: Report) -> Table:
-    columns = ("variant", "", "place", "got", "", "truth", "ulps", "budget")
+    columns = ("variant", "", "place", "got", "bits", "truth", "ulps", "budget")
     rows = table("Worst element against its budget", *columns, left=3)
     for result in report.results:
         for name, label in WITH_BIAS.items():

@@ -250,6 +250,13 @@ def test_the_papers_table_names_its_rows() -> None:
     assert {row.subject for row in table1.ROWS} - {None} <= NAMED.keys()
 
 
+def test_a_bench_of_nothing_says_so_to_its_caller(tmp_path: Path) -> None:
+    done = ccelab("bench", *HEAD, "--subject", "math:sqrt", "--out", str(tmp_path))
+    assert done.exit_code == 1
+    assert "failed: math:sqrt" in words(done)
+    assert Bench.read(tmp_path / "bench.json").complete
+
+
 def test_a_subject_that_is_not_installed_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ccelab.precision.subjects.find_spec", lambda name: None)
     (one,) = gather([], ["quack"])

@@ -94,19 +94,20 @@ def test_what_is_wrong_is_said(arguments: Sequence[str], says: str, tmp_path: Pa
     assert done.exit_code == 2
     assert says in " ".join(done.output.replace("│", " ").split())
     assert "Traceback" not in done.output
-    assert not list((tmp_path / "out").rglob("*"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_that_cannot_be_made_is_said_first(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     done = ccelab("report", *GAUSSIAN, "--out", str(tmp_path / "file"))
     assert done.exit_code == 2
-    assert "File exists" in done.output
+    assert "is a file, where a folder is needed" in " ".join(done.output.split())
+    assert ccelab("report", *GAUSSIAN, "--out", str(tmp_path / "file" / "below")).exit_code == 2
 
 
 def test_a_text_that_is_no_text(tmp_path: Path) -> None:
     (tmp_path / "text").write_bytes(b"\xff\xfe\x00")
-    for text, says in ((tmp_path / "text", "is not UTF-8"), (tmp_path, "Is a directory")):
+    for text, says in ((tmp_path / "text", "is not UTF-8"), (tmp_path, "is a folder, not a file")):
         done = ccelab("report", "--text", str(text), "--out", str(tmp_path / "out"))
         assert done.exit_code == 2
         assert says in " ".join(done.output.split())

@@ -94,6 +94,8 @@ def test_an_error_that_is_no_number_and_an_output_that_is_gone(report: Report) -
 def test_reports_that_do_not_fit(report: Report) -> None:
     with pytest.raises(ValueError, match=r"different heads .*tokens: 20 and 21"):
         diff(report, replace(report, head={**report.head, "tokens": 21}))
+    with pytest.raises(ValueError, match=r"different heads .*seed: 0 and 1"):
+        diff(report, replace(report, head={**report.head, "seed": 1}))
     with pytest.raises(ValueError, match="unknown metric speed"):
         diff(report, report, metrics=["speed"])
     with pytest.raises(ValueError, match="share no variant"):

@@ -98,12 +98,16 @@ def test_an_interruption_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.Mon
         return measure(settings, values, commit, workers)
 
     monkeypatch.setattr(module, "_point", counted)
-    assert ccelab(*command).exit_code == 0
+    resumed = ccelab(*command)
+    assert resumed.exit_code == 0
+    assert f"2 of 4 points are in {out} already" in resumed.output
     assert [values["scale"] for values in measured] == [4, 8]
     assert Sweep.read(out).complete
     assert json.loads(out.read_text())["points"][:2] == first
     measured.clear()
-    assert ccelab(*command).exit_code == 0
+    finished = ccelab(*command)
+    assert finished.exit_code == 0
+    assert f"4 of 4 points are in {out} already" in finished.output
     assert measured == []
 
 
@@ -112,7 +116,7 @@ def test_a_file_of_other_settings_is_refused_and_kept(tmp_path: Path) -> None:
     command = ("--axis", "scale=1", "--variant", "cce", *SETTINGS, "--out", str(out))
     assert ccelab(*command).exit_code == 0
     before = out.read_bytes()
-    for other in (("--seed", "1"), ("--axis", "tokens=16"), ("--variant", "cce-exact"), ("--softcap", "5")):
+    for other in (("--seed", "1"), ("--axis", "block=16"), ("--variant", "cce-exact"), ("--softcap", "5")):
         refused = ccelab(*command, *other)
         assert refused.exit_code == 2, other
         assert "sweep of other settings" in " ".join(refused.output.split())
@@ -127,6 +131,8 @@ def test_a_file_of_other_settings_is_refused_and_kept(tmp_path: Path) -> None:
     [
         (("--axis", "eps=2^-8", "--variant", "cce-exact"), "filters nothing"),
         (("--axis", "scale=1", "--axis", "scale=2"), "every axis once"),
+        (("--axis", "tokens=16", "--tokens", "8"), "leave --tokens out"),
+        (("--axis", "hidden=40:30"), "less than a step"),
         (("--axis", "speed=1"), "legal axes"),
         (("--axis", "block=24"), "power of two"),
         (("--axis", "eps=2^-8", "--variant", "fast"), "legal presets"),

@@ -24,7 +24,7 @@ def bench(
     ] = None,
     subject: Annotated[
         list[str] | None,
-        typer.Option(help="A peer's name (a wrong one lists them all), or package.module:function; repeatable."),
+        typer.Option(help="A peer's name (a wrong one lists all), or module:function; repeatable."),
     ] = None,
     table1: Annotated[bool, typer.Option("--table1", help="The rows of the paper's Table 1, at its shape.")] = False,
     head: options.HeadOption = HEAD,
@@ -52,7 +52,8 @@ def bench(
     html: Annotated[bool, typer.Option(help="Draw bench.html.")] = True,
     out: Annotated[Path, typer.Option(help="Folder for bench.json and bench.html.")] = Path("out/bench"),
 ) -> None:
-    """Measure variants and other people's losses side by side: errors, and on a GPU times and memory."""
+    """Measure variants and other people's losses side by side: errors, and on a GPU times and memory. Exit status: 1
+    where nothing could be measured."""
     console = Console()
     place = options.choose_place(device)
     import torch
@@ -60,6 +61,7 @@ def bench(
     from ccelab.kernels import PRESETS
     from ccelab.reference import heads
 
+    from ..bench import Status
     from ..bench_view import show
     from ..contestant import gather
     from ..energy import Meter
@@ -90,7 +92,7 @@ def bench(
         if energy and place == "cpu":
             raise ValueError("--energy needs a GPU: a CPU has no counter of its own")
         meter = Meter(torch.device(place)) if energy else None
-        out.mkdir(parents=True, exist_ok=True)  # fails now, not after the work
+        options.check_folder(out)
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task(f"head: {head}")
             made = side_by_side(
@@ -109,12 +111,15 @@ def bench(
                 bar.update(task, description="drawing the page")
                 written.append(options.draw_page(made, path))
     except KeyboardInterrupt:
-        console.print(f"stopped; {path} holds what was measured" if path.exists() else "stopped", soft_wrap=True)
+        kept = f"{path} holds what was measured" if path.exists() else "nothing was measured yet"
+        console.print(f"stopped: {kept}", soft_wrap=True)
         raise typer.Exit(130) from None
     except options.FAILURES as error:
-        options.fail(str(error))
+        options.fail(error)
     show(made, console)
     console.print(f"written: {' and '.join(map(str, written))}", highlight=False, soft_wrap=True)
+    if not any(row.status is Status.measured for place in made.places for row in place.rows):
+        raise typer.Exit(1)
 
 
 def _shapes(place: str, head: str, one: Shape, several: list[str], grid: bool, *, papers: bool) -> list[Shape]:
@@ -131,7 +136,7 @@ def _shapes(place: str, head: str, one: Shape, several: list[str], grid: bool, *
         return list(GRID)
     if several:
         return [Shape.parse(text) for text in several]
-    drawn = head == "gaussian" or head.startswith("planted:")
+    drawn = options.is_drawn(head)
     if place == "cuda":
         usual = SHAPE if papers and drawn else Shape(SHAPE.tokens)
         return [Shape(one.tokens or usual.tokens, one.vocabulary or usual.vocabulary, one.hidden or usual.hidden)]

@@ -38,7 +38,7 @@ def diff(
         old, new = Report.read(before), Report.read(after)
         found = compare(old, new, metrics=metric or METRICS, threshold=threshold)
     except (OSError, ValueError) as error:
-        options.fail(str(error))
+        options.fail(error)
     colours = {Change.worse: "bold red", Change.better: "green", Change.same: "dim"}
     rows = table("Changes", "", "variant", "output", "metric", "before", "after", "ratio", left=4)
     for delta in found:

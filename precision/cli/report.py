@@ -56,7 +56,8 @@ def report(
     path = out / "report.json"
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     try:
-        out.mkdir(parents=True, exist_ok=True)  # fails now, not after the work
+        options.check_folder(out)
+        vocabulary, hidden = options.drawn_shape(place, head, vocabulary, hidden)
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task(f"head: {head}")
             found = heads.resolve(
@@ -96,10 +97,11 @@ def report(
                 bar.update(task, description="drawing the page")
                 written.append(options.draw_page(made, path))
     except KeyboardInterrupt:
-        console.print(f"stopped; {path} holds the variants that were measured" if path.exists() else "stopped")
+        kept = f"{path} holds the variants that were measured" if path.exists() else "nothing was measured yet"
+        console.print(f"stopped: {kept}", soft_wrap=True)
         raise typer.Exit(130) from None
     except options.FAILURES as error:
-        options.fail(str(error))
+        options.fail(error)
     show(made, console)
     console.print(f"written: {' and '.join(map(str, written))}", highlight=False)
     if not all(result.within_budget for result in made.results):

@@ -29,5 +29,5 @@ def show(
             options.fail(f"{file} is a law report, which has no page")
         page = options.draw_page(found, file)
     except (OSError, ValueError) as error:
-        options.fail(str(error))
+        options.fail(error)
     console.print(f"written: {page}", highlight=False, soft_wrap=True)

@@ -46,6 +46,11 @@ def sweep(
 
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     try:
+        axes = [Axis.parse(given) for given in axis]
+        for given in axes:
+            if {"tokens": tokens, "vocabulary": vocabulary, "hidden": hidden}.get(given.name) is not None:
+                raise ValueError(f"{given.name} is an axis: leave --{given.name} out")
+        vocabulary, hidden = options.drawn_shape(place, head, vocabulary, hidden)
         settings = Settings(
             head=head,
             variants=tuple(variant or ["cce-kahan"]),
@@ -59,13 +64,21 @@ def sweep(
             bias=bias,
             seed=seed,
         )
+        begun: list[int] = []
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task(f"head: {head}", total=None)
+
+            def advance(done: int, of: int, step: str) -> None:
+                if done and not begun:
+                    console.print(f"{done} of {of} points are in {out} already", highlight=False, soft_wrap=True)
+                begun.append(done)
+                bar.update(task, completed=done, total=of, description=step)
+
             made = run_sweep(
                 settings,
-                [Axis.parse(text) for text in axis],
+                axes,
                 out,
-                progress=lambda done, of, step: bar.update(task, completed=done, total=of, description=step),
+                progress=advance,
                 workers=options.worker_count(workers, place),
             )
         page = options.draw_page(made, out)
@@ -74,6 +87,6 @@ def sweep(
         console.print(f"stopped{left}", soft_wrap=True)
         raise typer.Exit(130) from None
     except options.FAILURES as error:
-        options.fail(str(error))
+        options.fail(error)
     show(made, console)
     console.print(f"written: {out} and {page}", highlight=False, soft_wrap=True)

@@ -53,8 +53,8 @@ def survival(report: Report) -> Section:
         title="How much of its budget every element uses",
         how="A curve shows which share of an output's elements have at least that ratio of error to bound. All must "
         "end left of the red line. A curve that ends far to the left has a bound that is much too wide there to find "
-        "small defects; one that runs up to the line and falls off at it, as with a filter, has elements that use all "
-        "they may. Variants that compute an output alike share its curve.",
+        "small defects; one that runs up to the line and falls off at it, as with a filter or a single rounding, has "
+        "elements that use all they may. Variants that compute an output alike share its curve.",
         panels=[panel(OUTPUTS[output], draw(output)) for output in outputs],
         legend=lines,
         tables=[_numbers(report, output) for output in outputs],

@@ -39,7 +39,8 @@ def verdicts(report: Report) -> Section:
         how="dE and dC: distance from the truth over what two unavoidable roundings cost (the residual rounded once, "
         "the result rounded once, all else exact); 1 is as good as the format allows. Worst / budget: the element "
         "that comes nearest to its a-priori error bound; above 1 is a defect. 1.00 is normal where a filter is on, "
-        "because a dropped tile uses up exactly what its bound allows. Kept: by the filter, of dE and of dC; of tiles, "
+        "because a dropped tile uses up exactly what its bound allows, and on small heads, where one rounding may be "
+        "all that an element is off by. Kept: by the filter, of dE and of dC; of tiles, "
         "and by cce-segment of columns of tiles (dE) and of rows of half tiles (dC).",
         tables=[
             Table(
