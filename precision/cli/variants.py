@@ -6,7 +6,24 @@ import textwrap
 
 from rich.console import Console
 
-from ..table import table
+THRESHOLDS = {
+    "eps": "2^-12, a decimal, or default: finfo(dtype).eps / 32",
+    "eps_e": "the same; default: eps / 4",
+}
+MEANINGS = {
+    "filter_e": "dE leaves out what is negligible",
+    "filter_c": "dC does",
+    "order": "of the vocabulary: as it is, by mean logit (paper), by mean probability of some rows",
+    "accumulate": "sums in the dtype of storage (paper), compensated there (Kahan), as two such numbers, or in fp32",
+    "increment": "a sum takes in what is kept of a group of tiles at once, or of one (paper)",
+    "target": "its logit is one of those in the sum, or a product of its own (paper)",
+    "granularity": "what is left out: whole tiles (paper), or segments of them",
+    "row_order": "of segments, which rows share a block of dE: neighbours, or those that are alike",
+    "tail": "what is left out is lost (paper), or given back along one vector",
+    "exponentials": "computed again by the backward pass (paper), or stored by the forward pass",
+    "eps": "entries are negligible up to this, times what comes from upstream",
+    "eps_e": "of segments, the same for dE",
+}
 
 
 def variants() -> None:
@@ -22,11 +39,12 @@ def variants() -> None:
         others = (name for name in names if getattr(variant, name) != getattr(Variant(), name))
         text = ", ".join(f"{name}={shown(getattr(variant, name))}" for name in others)
         presets.append(textwrap.fill(f"{preset:<{width}}{text}".rstrip(), 80, subsequent_indent=" " * width))
-    legal = table("A flag string is PRESET(,field=value)*", "field", "values", left=2)
-    for name, choices in LEGAL.items():
-        legal.add_row(name, " | ".join(map(shown, choices)))
-    legal.add_row("eps", "2^-12, a decimal, or default: finfo(dtype).eps / 32")
-    legal.add_row("eps_e", "the same; default: eps / 4")
+    values = {name: " | ".join(map(shown, choices)) for name, choices in LEGAL.items()} | THRESHOLDS
+    width = max(map(len, values)) + 2
+    legal = ["A flag string is PRESET(,field=value)*"]
+    for name, text in values.items():
+        legal.append(f"{name:<{width}}{text}")
+        legal.append(textwrap.indent(textwrap.fill(MEANINGS[name], 80 - width), " " * width))
     console = Console()
-    console.print(*presets, "", legal, "", sep="\n", highlight=False)
+    console.print(*presets, "", *legal, "", sep="\n", highlight=False)
     console.print("For instance --variant cce-exact --variant cce,accumulate=hilo,eps=2^-14", highlight=False)
