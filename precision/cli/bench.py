@@ -19,9 +19,7 @@ SMALL = Shape(64, 2048, 64)
 
 
 def bench(
-    variant: Annotated[
-        list[str] | None, typer.Option(help="Preset, flag string, or all (the presets); repeatable.")
-    ] = None,
+    variant: Annotated[list[str] | None, typer.Option(help=options.VARIANTS)] = None,
     subject: Annotated[
         list[str] | None,
         typer.Option(help="A peer's name (a wrong one lists all), or module:function; repeatable."),
@@ -58,7 +56,6 @@ def bench(
     place = options.choose_place(device)
     import torch
 
-    from ccelab.kernels import PRESETS
     from ccelab.reference import heads
 
     from ..bench import Status
@@ -72,7 +69,7 @@ def bench(
     path = out / "bench.json"
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     try:
-        names = [name for given in variant or [] for name in (PRESETS if given == "all" else [given])]
+        names = map(str, options.variants(variant or []))
         contestants = gather(names, subject or [], papers=table1)
         shapes = _shapes(place, head, Shape(tokens or 0, vocabulary, hidden), shape or [], grid, papers=table1)
         made_of = [

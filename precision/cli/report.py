@@ -14,10 +14,7 @@ from . import options
 
 
 def report(
-    variant: Annotated[
-        list[str] | None,
-        typer.Option(help="Preset, flag string, all (the presets) or every (all combinations); repeatable."),
-    ] = None,
+    variant: Annotated[list[str] | None, typer.Option(help=options.VARIANTS)] = None,
     head: options.HeadOption = "real",
     tokens: options.TokensOption = None,
     vocabulary: options.VocabularyOption = None,
@@ -40,17 +37,13 @@ def report(
     place = options.choose_place(device)
     import torch
 
-    from ccelab.kernels import PRESETS, Variant, every
     from ccelab.reference import heads
 
     from ..laboratory import build_report
     from ..view import show
 
-    chosen: dict[Variant, None] = {}
     try:
-        for name in variant or ["all"]:
-            several = {"all": list(PRESETS.values()), "every": every()}
-            chosen.update(dict.fromkeys(several[name] if name in several else [Variant.parse(name)]))
+        chosen = options.variants(variant or ["all"])
     except ValueError as error:
         options.fail(f"--variant: {error}")
     path = out / "report.json"
@@ -72,7 +65,7 @@ def report(
             )
             made = build_report(
                 found,
-                list(chosen),
+                chosen,
                 softcap=softcap,
                 bias=heads.draw_bias(found, seed) if bias else None,
                 path=path,

@@ -21,7 +21,7 @@ def sweep(
             f"combinations are measured. {'; '.join(f'{name}: {meaning}' for name, meaning in MEANINGS.items())}."
         ),
     ],
-    variant: Annotated[list[str] | None, typer.Option(help="Preset or flag string; repeatable.")] = None,
+    variant: Annotated[list[str] | None, typer.Option(help=options.VARIANTS)] = None,
     head: options.HeadOption = "planted:gemma-alpaca",
     tokens: options.TokensOption = None,
     vocabulary: options.VocabularyOption = None,
@@ -53,7 +53,7 @@ def sweep(
         vocabulary, hidden = options.drawn_shape(place, head, vocabulary, hidden)
         settings = Settings(
             head=head,
-            variants=tuple(variant or ["cce-kahan"]),
+            variants=tuple(map(str, options.variants(variant or ["cce-kahan"]))),
             tokens=tokens or options.TOKENS[place],
             vocabulary=vocabulary,
             hidden=hidden,
