@@ -1,4 +1,4 @@
-"""Host side of granularity=segment: what is kept, in lists; residuals of a group of it, and their products.
+"""Host side of granularity=segment: what rows keep, in lists; its residuals and dC of them. dE is that of `kept_words`.
 
 Tried on an H100 (N=8192, V=256000, D=2304) and left out. For the products: blocks of 256 columns (2.2 ms for 1.7 of dC,
 1.6 for 1.1 of dE), 4 warps (2.0, 1.3), steps of 32 (2.4, 1.8), a fourth stage (3.9 for 2.6, with segments of 256): two
@@ -42,11 +42,9 @@ import torch
 import triton
 from torch import Tensor
 
-from .backend import TL_DTYPES
 from .beside import Beside
 from .borrowed import Borrowed, rounds
-from .carried import Carried
-from .column_segments import column_residuals_kernel, column_segments_kernel
+from .kept_words import KeptWords
 from .launch import Call, matrix, operand, options
 from .lists import Counted, Lists
 from .live_segments import LiveSegments
@@ -55,14 +53,11 @@ from .record import Record
 from .row_segments import row_segments_kernel
 from .sampling import sample_rows
 from .scales import shared_scales
-from .schedule import ProductTiles, Tiles
+from .schedule import ProductTiles
 from .similar_rows import IN_BATCH, Permutation, similar_rows
 from .statistics import Statistics
-from .turns import Turn, turns_of_blocks, turns_of_chunks
+from .turns import most_chunks
 from .upstream import Upstream
-
-GROUP_BYTES = 5 * 2**23
-"""Memory for the residuals that are held at once, where they cannot lie in that of dC."""
 
 
 def segment_gradients(
@@ -118,9 +113,8 @@ class _Segments:
         self.n, self.v, self.d = call.shape
         spacing = torch.finfo(self.dtype).eps
         self.eps, self.eps_e = call.variant.threshold(spacing), call.variant.threshold_e(spacing)
-        self.cap = call.cap
         self.tail = Rank1(call, row_max, log_sum, upstream)
-        self.bias, self.rows = self.live.bias, self.live.rows
+        self.rows = self.live.rows
         self.beside = Beside(self.device, goes_first=True)
 
     def run(self, want_e: bool, want_c: bool) -> tuple[Tensor | None, Tensor | None]:
@@ -159,13 +153,17 @@ class _Segments:
             borrowed = None
             if d_classifier is not None:
                 self._count("c", lists, lost, self.live.segments * self.n)
-                most = self._chunks(tiles)
+                most = most_chunks(call, tiles)
                 borrowed = Borrowed.of(d_classifier, lists.firsts, tiles.block_n, tiles.block_v, most)
             marked = self._in_groups(kept) if borrowed is None else self._all_at_once(kept, borrowed)
             with beside.launches(at_once=True):
                 words_of_blocks = marked.lists() if want_e else None
         room = None if borrowed is None else borrowed.room
-        d_embeddings = None if words_of_blocks is None else self._embeddings(kept, words_of_blocks, room)
+        d_embeddings = None
+        if words_of_blocks is not None:
+            found = KeptWords(call, self.live, words_of_blocks, order.rows, tail.pull_e)
+            d_embeddings, lost_e = found.products(room)
+            self._count("e", words_of_blocks, lost_e, self.live.row_blocks * self.v)
         if borrowed is not None:
             self._write_rest(kept, borrowed)
         return d_embeddings, d_classifier
@@ -209,13 +207,13 @@ class _Segments:
     def _groups(self, kept: _Kept) -> Iterator[tuple[int, int, Tensor]]:
         """(first tile, the one after the last, room for their residuals): in memory of dC that is written later, while
         that is more than GROUP_BYTES."""
-        tiles, lists, most, end = self.of_rows, kept.lists, self._chunks(self.of_rows), 0
+        tiles, lists, most, end = self.of_rows, kept.lists, most_chunks(self.call, self.of_rows), 0
         if kept.out is not None:
             for first, end, room in rounds(kept.out, lists.firsts, tiles.block_n, tiles.block_v, most):
                 yield first, end, room
         groups = list(lists.groups(most, end))
         largest = max((chunks for *_, chunks in groups), default=0)
-        own = self._empty(max(1, largest) * tiles.block_n * tiles.block_v).view(-1, tiles.block_v)
+        own = torch.empty((max(1, largest) * tiles.block_n, tiles.block_v), dtype=self.dtype, device=self.device)
         for tile, count, _, _ in groups:
             yield tile, tile + count, own
 
@@ -263,114 +261,6 @@ class _Segments:
             G_DESCRIPTOR=g_descriptor,
             **options(product, call.schedule),
         )
-
-    def _embeddings(self, kept: _Kept, lists: Lists, borrowed: Tensor | None) -> Tensor:
-        """dE; its residuals lie in `borrowed` memory, if any."""
-        call, tiles = self.call, self.of_columns
-        out = torch.empty((self.n, self.d), dtype=self.dtype, device=self.device)
-        lost = torch.empty(self.n, device=self.device)
-        order = kept.order.rows
-        if order is None:
-            e, e_descriptor = operand(call.embeddings, (tiles.block_n, tiles.block_d), call.schedule)
-        else:
-            e, e_descriptor = matrix(call.embeddings), False
-        c = matrix(call.classifier)
-        turns, residuals, carried = self._turns(lists, borrowed, out)
-        probability = torch.empty((lists.firsts[-1], tiles.block_n), device=self.device)
-        for turn in turns:
-            product = self.product.spread(turn.blocks * tiles.block_n, self.d)
-            g, g_descriptor = operand(residuals, (tiles.block_n, product.step(tiles.block_v)), call.schedule)
-            if turn.chunks:
-                column_residuals_kernel[(turn.blocks * turn.size,)](
-                    e,
-                    c,
-                    self.bias,
-                    *self.rows,
-                    order,
-                    lists.members,
-                    lists.start,
-                    lists.first,
-                    turn.place,
-                    residuals,
-                    probability,
-                    self.cap,
-                    turn.block,
-                    turn.blocks,
-                    turn.begin,
-                    turn.first,
-                    self.n,
-                    self.v,
-                    self.d,
-                    call.ignore_index,
-                    DTYPE=TL_DTYPES[self.dtype],
-                    TILES=tiles,
-                    E_DESCRIPTOR=e_descriptor,
-                    **options(tiles, call.schedule),
-                )
-            column_segments_kernel[(turn.blocks * triton.cdiv(self.d, product.columns),)](
-                g,
-                c,
-                order,
-                lists.members,
-                lists.start,
-                lists.first,
-                turn.place,
-                *self.rows,
-                probability,
-                kept.tail.pull_e,
-                lost,
-                matrix(out),
-                carried,
-                turn.block,
-                turn.begin,
-                turn.size,
-                turn.first,
-                self.n,
-                self.v,
-                self.d,
-                call.ignore_index,
-                TILES=tiles,
-                PRODUCT=product,
-                G_DESCRIPTOR=g_descriptor,
-                **options(product, call.schedule),
-            )
-        self._count("e", lists, lost, self.live.row_blocks * self.v)
-        return out
-
-    def _turns(self, lists: Lists, borrowed: Tensor | None, out: Tensor) -> tuple[list[Turn], Tensor, Carried | None]:
-        """Those of dE; room for the residuals of any, in `borrowed` memory, if any, where that is enough; and for sums
-        that wait."""
-        tiles, group = self.of_columns, self.call.schedule.group
-        entries = tiles.block_n * tiles.block_v
-        most = self._chunks(tiles)
-        if borrowed is not None and group is None:
-            most = max(most, len(borrowed) // entries)
-        low, turns = 0, list[Turn]()
-        if lists.firsts[-1] > most and self.dtype.itemsize == 2:
-            low = triton.cdiv(out.numel(), entries)
-            if group is not None:
-                turns = turns_of_chunks(lists, most)
-            elif 2 * low <= most:
-                turns = turns_of_chunks(lists, most - low)
-        waits = bool(turns)
-        if not waits:
-            low, turns = 0, list(turns_of_blocks(lists, most))
-        needed = (low + max(1, *(turn.chunks for turn in turns))) * entries
-        room = self._empty(needed) if borrowed is None or len(borrowed) < needed else borrowed[:needed]
-        carried = None
-        if waits:
-            halves = out, room[: out.numel()].view(out.shape)
-            carried = Carried(*(matrix(half.view(torch.int16)) for half in halves))
-        return turns, room[low * entries :].view(-1, tiles.block_v), carried
-
-    def _chunks(self, tiles: Tiles) -> int:
-        """That are held at once in memory of their own: as many as GROUP_BYTES hold, or as the schedule says."""
-        if (group := self.call.schedule.group) is not None:
-            return int(group * self.live.row_blocks)
-        return max(1, GROUP_BYTES // (tiles.block_n * tiles.block_v * self.dtype.itemsize))
-
-    def _empty(self, entries: int) -> Tensor:
-        return torch.empty(entries, dtype=self.dtype, device=self.device)
 
     def _count(self, name: str, lists: Lists, lost: Tensor, of_all: int) -> None:
         if self.stats is not None:

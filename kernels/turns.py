@@ -12,9 +12,22 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import triton
 from torch import Tensor
 
+from .launch import Call
 from .lists import Lists
+from .schedule import Tiles
+
+GROUP_BYTES = 5 * 2**23
+"""Memory for the residuals that are held at once, where they cannot lie in that of dC."""
+
+
+def most_chunks(call: Call, tiles: Tiles) -> int:
+    """Of residuals, that are held at once in memory of their own: what GROUP_BYTES hold, or the schedule says."""
+    if (group := call.schedule.group) is not None:
+        return int(group * triton.cdiv(call.shape[0], tiles.block_n))
+    return max(1, GROUP_BYTES // (tiles.block_n * tiles.block_v * call.embeddings.element_size()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

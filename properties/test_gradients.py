@@ -163,9 +163,9 @@ def test_de_points_where_the_loss_rises(trial: Trial) -> None:
     assert slope > 0, f"<dE, truth> = {slope:.3e}: not a direction of ascent"
 
 
-@law("cce", "cce-exact", draw=specs(reduction="none", upstream="signed", lse=True, least=(2, 1, 1)))
+@law("cce", "cce-exact", draw=specs(reduction="none", upstream="signed", lse=True, least=(33, 1, 1)), examples=2)
 def test_signed_upstream_gradients(trial: Trial) -> None:
-    """Upstream gradients of either sign, of loss and lse together: within budget.
+    """Upstream gradients of either sign, of loss and lse together, in several increments of dC: within budget.
 
     Source: Liger #968, TransformerEngine #2139 (upstream gradients ignored, or read with a wrong stride).
     """

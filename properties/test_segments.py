@@ -169,6 +169,7 @@ def test_a_tail_conserves_rows(trial: Trial) -> None:
     needs=NEEDS,
     when=giving_back,
     draw=specs(families=HARD, least=(17, 65, 17)),
+    examples=2,
     both_kinds=True,
 )
 def test_both_gradients_miss_what_a_tail_is_not(trial: Trial) -> None:

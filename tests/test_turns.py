@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from ccelab.kernels import Variant, segments
+from ccelab.kernels import Variant
+from ccelab.kernels import turns as module
 from ccelab.kernels.borrowed import Borrowed
+from ccelab.kernels.kept_words import KeptWords
 from ccelab.kernels.lists import Lists
 from ccelab.kernels.turns import Turn, turns_of_blocks, turns_of_chunks
 from ccelab.properties.cases import SMALL, peaked, run
@@ -63,19 +65,19 @@ def test_sums_that_wait_lose_nothing(
     much is held."""
     case = peaked(*shape, dtype, variant=Variant.parse(f"cce-segment,eps={eps}"), schedule=replace(SMALL, group=None))
     seen: list[tuple[int, bool]] = []
-    turns_of = segments._Segments._turns
+    turns_of = KeptWords._turns
 
-    def note(self: Any, lists: Lists, borrowed: Tensor | None, out: Tensor) -> Any:
-        found = turns_of(self, lists, borrowed, out)
+    def note(self: KeptWords, borrowed: Tensor | None, out: Tensor) -> Any:
+        found = turns_of(self, borrowed, out)
         room = found[1].untyped_storage().data_ptr()
         seen.append((len(found[0]), borrowed is not None and room == borrowed.untyped_storage().data_ptr()))
         assert (found[2] is None) == (len(found[0]) == 1)
         return found
 
-    monkeypatch.setattr(segments._Segments, "_turns", note)
+    monkeypatch.setattr(KeptWords, "_turns", note)
     by_schedule = run(replace(case, schedule=replace(SMALL, group=1)))
     with monkeypatch.context() as patch:
-        patch.setattr(segments, "GROUP_BYTES", 2 * 2 * 70 * 40 + 2048)
+        patch.setattr(module, "GROUP_BYTES", 2 * 2 * 70 * 40 + 2048)
         by_memory = run(case)
     monkeypatch.setattr(Borrowed, "of", lambda *arguments: None)
     at_once = run(case)
