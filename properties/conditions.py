@@ -55,6 +55,10 @@ def unfiltered_in_c(variant: Variant) -> str | None:
     return "its dC is filtered" if variant.filter_c else None
 
 
+def storing(variant: Variant) -> str | None:
+    return None if variant.exponentials == "stored" else "it stores no exponentials"
+
+
 def by_segment(variant: Variant) -> str | None:
     return None if variant.granularity == "segment" else "it does not filter segments"
 

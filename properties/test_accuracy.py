@@ -13,6 +13,7 @@ import torch
 
 from ccelab.reference.double import Stream
 
+from .conditions import storing
 from .law import Trial, law
 from .strategies import specs
 
@@ -34,6 +35,21 @@ def test_every_output_is_within_its_budget(trial: Trial) -> None:
     """|got - truth| <= budget for loss, lse, dE, dC and dbias, whatever the family and the options.
 
     Source: Higham, Accuracy and Stability of Numerical Algorithms, ch. 3-4.
+    """
+    trial.judge()
+
+
+@law(
+    "cce-stored",
+    when=storing,
+    draw=specs(
+        families=("peaked", "real", "confident"), dtypes=("bfloat16", "float16"), softcap=None, least=(17, 33, 17)
+    ),
+)
+def test_small_exponentials_are_stored_too(trial: Trial) -> None:
+    """In 16 bits, exponentials far below the largest of their row count as well: every output within budget.
+
+    Source: fp16 has no normal numbers below 2^-14, and a row's largest exponential is 1.
     """
     trial.judge()
 

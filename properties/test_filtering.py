@@ -73,12 +73,14 @@ def test_every_tile_is_kept_or_skipped(trial: Trial) -> None:
     "cce-no-sort,accumulate=fp32,eps=2^-6",
     needs=NEEDS,
     when=both(filtered, by_tile),
-    draw=specs(families=HARD, bias=None, least=(2, 65, 17)),
+    draw=specs(families=("dominant", "near_threshold"), bias=None, v=257, least=(17, 1, 17)),
+    examples=2,
 )
 def test_looking_ahead_changes_no_bit(trial: Trial) -> None:
     """Gradients are the same whether dropped tiles are computed again or known to be dropped.
 
-    A call that counts what it drops has to compute it, so these do not count.
+    A call that counts what it drops has to compute it, so these do not count. Classes are so many, and families such
+    that few are alive: where more than an eighth of the segments are, nobody looks ahead.
     """
     one, other = (
         trial.uncounted(replace(trial.case, schedule=replace(trial.case.schedule, look_ahead=least)))
@@ -154,6 +156,7 @@ def test_dbias_is_never_filtered(trial: Trial) -> None:
         softcap=None,
         least=(2, 65, 2),
     ),
+    examples=2,
     both_kinds=True,
 )
 def test_the_filtered_mass_is_what_the_constant_column_loses(trial: Trial) -> None:
@@ -303,6 +306,8 @@ def test_the_order_is_one_and_sorts_mean_probabilities(trial: Trial) -> None:
     """
     order = _every_class_once(trial)
     problem = trial.case.problem()
+    if not bool(problem.valid.any()):
+        return  # there are no rows to sample: any order will do
     sample = sample_rows(problem.targets, problem.ignore_index)
     mean, moved = (x[sample].mean(0) for x in softmax_and_error(trial))
     slack = moved + (len(sample) + 2) * 2.0**-24 * (mean + moved)

@@ -28,7 +28,7 @@ OTHERS = tuple(
 BEYOND = (2 * SMALL.forward.block_n + 1, 2 * SMALL.forward.block_v + 1, 2 * SMALL.backward.block_d + 1)
 
 
-@law("cce", "cce-exact", "cce-stored", "cce-kahan", draw=specs(families=ORDINARY, least=BEYOND))
+@law("cce", "cce-exact", "cce-stored", "cce-kahan", draw=specs(families=ORDINARY, least=BEYOND), examples=2)
 def test_more_than_two_tiles_everywhere(trial: Trial) -> None:
     """More than two tiles in each of N, V and D at once: every output within its budget.
 

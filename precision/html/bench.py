@@ -77,7 +77,7 @@ def _errors(place: Place) -> Figure | None:
     return _table(
         "Errors",
         "Loss: |mean loss − truth| in nats. dE and dC: distance from float64, as it is and over what two unavoidable "
-        "roundings cost. Tiles: kept by the filter.",
+        "roundings cost. Kept: by the filter, of tiles or segments.",
         columns,
         rows,
     )

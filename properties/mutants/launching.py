@@ -106,7 +106,7 @@ MUTANTS = (
     ),
     Mutant(
         "the last blocks of rows are taken for as many as the others",
-        "every_output_is_within_its_budget",
+        "more_than_two_tiles_everywhere",
         "cce-exact",
         "swizzle:swizzled",
         "rest // blocks",

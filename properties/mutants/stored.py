@@ -15,7 +15,7 @@ MUTANTS = (
     ),
     Mutant(
         "exponentials are stored as they are, and small ones vanish",
-        "more_than_two_tiles_everywhere",
+        "small_exponentials_are_stored_too",
         "cce-stored",
         "exponentials:store_exponentials",
         "downcast(x * UNIT, tl.float16)",
