@@ -32,6 +32,11 @@ class KeptWords:
         self.dtype, self.device = call.embeddings.dtype, call.embeddings.device
         self.n, self.v, self.d = call.shape
         self.classifier = matrix(call.classifier)
+        if order is None:
+            block = self.tiles.block_n, self.tiles.block_d
+            self.embeddings, self.has_descriptor = operand(call.embeddings, block, call.schedule)
+        else:
+            self.embeddings, self.has_descriptor = matrix(call.embeddings), False
         self.probability = torch.empty((lists.firsts[-1], self.tiles.block_n), device=self.device)
 
     def products(self, borrowed: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -74,12 +79,8 @@ class KeptWords:
 
     def _residuals(self, turn: Turn, out: Tensor) -> None:
         call, tiles, lists = self.call, self.tiles, self.lists
-        if self.order is None:
-            e, has_descriptor = operand(call.embeddings, (tiles.block_n, tiles.block_d), call.schedule)
-        else:
-            e, has_descriptor = matrix(call.embeddings), False
         column_residuals_kernel[(turn.blocks * turn.size,)](
-            e,
+            self.embeddings,
             self.classifier,
             self.bias,
             *self.rows,
@@ -101,7 +102,7 @@ class KeptWords:
             call.ignore_index,
             DTYPE=TL_DTYPES[self.dtype],
             TILES=tiles,
-            E_DESCRIPTOR=has_descriptor,
+            E_DESCRIPTOR=self.has_descriptor,
             **options(tiles, call.schedule),
         )
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
-from itertools import product
+from itertools import chain, product
 from typing import Any, Literal, get_args, get_type_hints
 
 Order = Literal["none", "mean_logit", "mean_prob"]
@@ -176,6 +176,17 @@ class Variant:
 def every() -> list[Variant]:
     """All legal combinations of the axes, each with its default thresholds."""
     return list(_legal(dict(zip(LEGAL, values, strict=True)) for values in product(*LEGAL.values())))
+
+
+def named(names: Iterable[str]) -> list[Variant]:
+    """Those of presets' names and flag strings, each once; `all` are the presets, `every` what is legal.
+
+    Raises:
+        ValueError: a name is none; the message says what is legal.
+    """
+    several = {"all": lambda: list(PRESETS.values()), "every": every}
+    found = (several[name]() if name in several else [Variant.parse(name)] for name in names)
+    return list(dict.fromkeys(chain.from_iterable(found)))
 
 
 def _legal(choices: Iterable[dict[str, Any]]) -> Iterator[Variant]:

@@ -20,8 +20,6 @@ COSTS = (
     "subjects in turns; a forward pass is that of training.  Memory: the peak beyond the inputs; net: of forward and "
     "backward, less the gradients themselves."
 )
-
-
 ENERGY = (
     "Energy: of a call among many, one right after the other. A GPU at its power limit is as fast as energy allows: "
     "what waits less then draws more, and no time is saved."

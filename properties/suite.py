@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from ccelab.kernels import PRESETS, Variant, backend, every
+from ccelab.kernels import Variant, backend
+from ccelab.kernels.variant import named
 
 from . import plugin
 from .cases import DEVICE, SMALL
@@ -67,14 +68,13 @@ def described(config: pytest.Config) -> dict[str, object]:
         OSError: there is no such file.
     """
     subject = judged(config)
-    for name in variants_named(config):
-        if name not in ("all", "every"):
-            Variant.parse(name)
-        if subject.budget is not None:
-            raise ValueError(
-                f"--variant {name}: a variant is one of our kernels, and {subject.name} is judged by the budget of "
-                f"{subject.budget}; leave --variant out"
-            )
+    names = variants_named(config)
+    named(names)  # refuses what is none
+    if names and subject.budget is not None:
+        raise ValueError(
+            f"--variant {names[0]}: a variant is one of our kernels, and {subject.name} is judged by the budget of "
+            f"{subject.budget}; leave --variant out"
+        )
     if isinstance(replay := plugin.option(config, "--replay"), Path):
         try:
             Spec.example(replay, "")
@@ -94,11 +94,7 @@ def chosen(law: Law, config: pytest.Config, subject: Subject) -> list[Variant]:
     names = variants_named(config)
     if not names:
         return [subject.budget] if subject.budget is not None else [Variant.parse(name) for name in law.variants]
-    found: dict[Variant, None] = {}
-    for name in names:
-        several = {"all": list(PRESETS.values()), "every": every()}
-        found.update(dict.fromkeys(several[name] if name in several else [Variant.parse(name)]))
-    return list(found)
+    return named(names)
 
 
 def header(config: pytest.Config) -> list[str]:

@@ -56,6 +56,7 @@ def bench(
     place = options.choose_place(device)
     import torch
 
+    from ccelab.kernels.variant import named
     from ccelab.reference import heads
 
     from ..bench import Status
@@ -69,7 +70,7 @@ def bench(
     path = out / "bench.json"
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     try:
-        names = map(str, options.variants(variant or []))
+        names = map(str, named(variant or []))
         contestants = gather(names, subject or [], papers=table1)
         shapes = _shapes(place, head, Shape(tokens or 0, vocabulary, hidden), shape or [], grid, papers=table1)
         made_of = [

@@ -13,8 +13,6 @@ from rich.console import Console
 from rich.markup import escape
 
 if TYPE_CHECKING:
-    from ccelab.kernels import Variant
-
     from ..html.page import Shown
 
 TOKENS = {"cpu": 64, "cuda": 1024}
@@ -98,21 +96,6 @@ def drawn_shape(place: str, head: str, vocabulary: int | None, hidden: int | Non
 
 
 VARIANTS = "Preset, flag string, all (the presets) or every (all combinations); repeatable."
-
-
-def variants(names: list[str]) -> list[Variant]:
-    """Those named, each once. To be called where triton may be imported.
-
-    Raises:
-        ValueError: a name is none; the message says what is legal.
-    """
-    from ccelab.kernels import PRESETS, Variant, every
-
-    found: dict[Variant, None] = {}
-    for name in names:
-        several = {"all": PRESETS.values, "every": every}
-        found.update(dict.fromkeys(several[name]() if name in several else [Variant.parse(name)]))
-    return list(found)
 
 
 def check_folder(out: Path) -> None:

@@ -37,13 +37,14 @@ def report(
     place = options.choose_place(device)
     import torch
 
+    from ccelab.kernels.variant import named
     from ccelab.reference import heads
 
     from ..laboratory import build_report
     from ..view import show
 
     try:
-        chosen = options.variants(variant or ["all"])
+        chosen = named(variant or ["all"])
     except ValueError as error:
         options.fail(f"--variant: {error}")
     path = out / "report.json"

@@ -40,6 +40,8 @@ def sweep(
     """Measure variants as eps, N, V, D, the logits' scale or the number of tiles varies; resumes where it stopped."""
     console = Console()
     place = options.choose_place(device)
+    from ccelab.kernels.variant import named
+
     from ..sweep import Settings
     from ..sweep import sweep as run_sweep
     from ..sweep_view import show
@@ -53,7 +55,7 @@ def sweep(
         vocabulary, hidden = options.drawn_shape(place, head, vocabulary, hidden)
         settings = Settings(
             head=head,
-            variants=tuple(map(str, options.variants(variant or ["cce-kahan"]))),
+            variants=tuple(map(str, named(variant or ["cce-kahan"]))),
             tokens=tokens or options.TOKENS[place],
             vocabulary=vocabulary,
             hidden=hidden,
