@@ -20,7 +20,7 @@ from .look_ahead import LookAhead
 from .products import bias_kernel, classifier_kernel, embeddings_kernel, finish_embeddings_kernel
 from .rank1 import NO_TAIL, Rank1, TileTail, tail_of_tiles
 from .scales import scaled_rows_kernel, shared_scales
-from .schedule import GROUP_BYTES, WORKERS
+from .schedule import WORKERS, group_bytes
 from .segments import segment_gradients
 from .statistics import Statistics
 from .stored_residual import stored_residual_kernel
@@ -173,7 +173,7 @@ class _Backward:
         copies = 1 if self.shared else max(1, self.want_e + self.want_c)
         # A group's residuals are (N, words), and its words, where they are gathered, (words, D).
         widest = max(self.n * copies, self.d if sorts else 0)
-        fits = GROUP_BYTES // (block * widest * self.call.embeddings.element_size())
+        fits = group_bytes(self.n) // (block * widest * self.call.embeddings.element_size())
         step = self.call.schedule.group or max(1, fits)
         if self.want_e and self.merged["e"] > 1:
             step = self.merged["e"] * self._increments(step)

@@ -23,6 +23,14 @@ GROUP_BYTES = 2**27
 """Memory for the residuals of one group, and for its words where they are gathered. At N=8192 in bf16 that is 8192
 words: 32 groups at V=256000."""
 
+GROUP_BYTES_OF_A_ROW = 2**12
+"""The same for each row beyond 8192, which of 65536 in bf16 is 2816 words: of few words dC is too small for all
+multiprocessors, and dE's sums wait in memory often. With 1024, cce-exact took 7.5 products there, with 2048 5.3 to 5.4,
+with 4096 5.2 (H200, V=49152, D=576)."""
+
+MOST_TERMS = 8192
+"""Of one sum in the tensor core."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tiles:
@@ -101,10 +109,12 @@ class Schedule:
     backward: Tiles
     product: ProductTiles = ProductTiles()
     group: int | None = None
-    """The backward pass holds the residuals of this many vocabulary tiles at once; None: of what 128 MiB hold, or of
-    granularity=segment what dC's memory holds, or 40 MiB."""
-    terms_per_increment: int = 1
-    """With increment=group, whole tiles of so many terms are one sum in the tensor core; at 1, one tile is."""
+    """The backward pass holds the residuals of this many vocabulary tiles at once; None: of what `group_bytes` hold, or
+    of granularity=segment what dC's memory holds, or what `turns` says."""
+    words_per_increment: int = 1
+    """With increment=group, whole tiles of so many words are one sum of dE in the tensor core; at 1, one tile is."""
+    rows_per_increment: int = 1
+    """The same of dC, and of blocks of rows."""
     splits: int = 1
     """The forward pass cuts the vocabulary into this many ranges, each with its own running (max, sum) pair."""
     workers: int | None = None
@@ -134,8 +144,9 @@ class Schedule:
             raise ValueError(f"workers={self.workers!r} is not a positive number, nor None")
         if self.row_blocks is not None and (not isinstance(self.row_blocks, int) or self.row_blocks < 1):
             raise ValueError(f"row_blocks={self.row_blocks!r} is not a positive number, nor None")
-        if not isinstance(self.terms_per_increment, int) or self.terms_per_increment < 1:
-            raise ValueError(f"terms_per_increment={self.terms_per_increment!r} is not a positive number")
+        for name in ("words_per_increment", "rows_per_increment"):
+            if not isinstance(terms := getattr(self, name), int) or terms < 1:
+                raise ValueError(f"{name}={terms!r} is not a positive number")
         width = self.segment_columns
         if not isinstance(width, int) or width < 16 or width & (width - 1) or width > self.forward.block_v:
             raise ValueError(
@@ -163,17 +174,19 @@ class Schedule:
     def merged(self, name: str, variant: Variant, *, stores: bool) -> int:
         """Tiles of the backward pass that one increment of the gradient `name`, e or c, is of, dropped ones counted.
 
-        Twice as many where residuals take no memory of their own (2.18 products for 2.23 of the backward pass), and of
-        dE two thirds more where it drops nothing (4.15 products for 4.21 of cce-exact on an H200): its sums, 72 MiB at
-        the paper's shape, wait in memory in between."""
+        Of dE twice as many where residuals take no memory of their own (2.18 products for 2.23 of the backward pass),
+        and two thirds more where it drops nothing (4.15 products for 4.21 of cce-exact on an H200): its sums, 72 MiB at
+        the paper's shape, wait in memory in between. Those of dC do not."""
         if variant.increment == "tile":
             return 1
-        terms = self.terms_per_increment
+        if name == "c":
+            return max(1, self.rows_per_increment // self.backward.block_n)
+        words = self.words_per_increment
         if stores:
-            terms *= 2
-        elif name == "e" and (not variant.filter_e or variant.eps == 0):
-            terms += 2 * terms // 3
-        return max(1, terms // (self.backward.block_v if name == "e" else self.backward.block_n))
+            words *= 2
+        elif not variant.filter_e or variant.eps == 0:
+            words += 2 * words // 3
+        return max(1, words // self.backward.block_v)
 
     @property
     def segment_columns(self) -> int:
@@ -196,13 +209,25 @@ class Schedule:
     def __str__(self) -> str:
         loads = "" if self.descriptors else ", pointer loads"
         fusion = ", fp fusion" if self.fp_fusion else ""
-        merged = f", {self.terms_per_increment} terms per group" if self.terms_per_increment > 1 else ""
+        words, rows = self.words_per_increment, self.rows_per_increment
+        terms = f"{words} terms" if words == rows else f"{words} words and {rows} rows"
+        merged = f", {terms} per group" if max(words, rows) > 1 else ""
         cut = f"in {self.splits} split(s)" if self.workers is None else f"for {self.workers} programs"
         if self.row_blocks is not None:
             cut += f", {self.row_blocks} blocks of rows in cache"
         passes = f"forward {self.forward} {cut}, backward {self.backward}"
         segment = "" if self.segment is None else f", segments of {self.segment}"
         return f"{passes}, products {self.product}{merged}{segment}{loads}{fusion}"
+
+
+def room_of_rows(n: int, least: int, each: int) -> int:
+    """`least`, and so much for `each` of `n` rows beyond the first 8192."""
+    return least + each * max(0, n - 8192)
+
+
+def group_bytes(n: int) -> int:
+    """Memory for a group's residuals of `n` rows."""
+    return room_of_rows(n, GROUP_BYTES, GROUP_BYTES_OF_A_ROW)
 
 
 @lru_cache
@@ -232,14 +257,16 @@ def default_schedule(dtype: torch.dtype, n: int, d: int) -> Schedule:
         block_d = min(1024, max(16, triton.next_power_of_2(d)))
         forward, backward = replace(forward, block_d=block_d), replace(backward, block_d=block_d)
         product = replace(product, rows=2 * product.rows, columns=block_d)
-    # As many as are held at once, of residuals and of words that are gathered, which two groups are; more would let the
-    # tensor core's truncation grow, up to 10 u for every 16 terms.
-    terms = 1 if dtype == torch.float32 else max(1, min(8192, GROUP_BYTES // (2 * max(n, 2 * d, 1))))
+    # As many words as are held at once, of residuals and of words that are gathered, which two groups are. More than
+    # that many terms would let the tensor core's truncation grow, up to 10 u for every 16.
+    most = 1 if dtype == torch.float32 else MOST_TERMS
+    words = max(1, min(most, group_bytes(n) // (2 * max(n, 2 * d, 1))))
     return Schedule(
         forward=forward,
         backward=backward,
         product=product,
-        terms_per_increment=terms,
+        words_per_increment=words,
+        rows_per_increment=most,
         workers=WORKERS,
         row_blocks=max(1, L2_BYTES // (forward.block_n * max(d, 1) * dtype.itemsize)),
         # Smaller vocabularies of trained heads have few dead tiles, and at fp32's threshold all have.

@@ -28,7 +28,8 @@ SMALL = Schedule(
     product=ProductTiles(rows=16, columns=32, depth=16, warps=4, stages=2),
     splits=2,
     group=2,
-    terms_per_increment=32,
+    words_per_increment=32,
+    rows_per_increment=32,
     row_blocks=2,
 )
 """Tiles so small that ragged problems of interpreter size exceed two of them in each of N, V and D, two increments of

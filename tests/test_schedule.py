@@ -24,7 +24,7 @@ def test_tiles_are_powers_of_two_from_16(name: str, size: int) -> None:
         replace(BASE, **{name: size})
 
 
-@pytest.mark.parametrize("name", ["splits", "row_blocks"])
+@pytest.mark.parametrize("name", ["splits", "row_blocks", "words_per_increment", "rows_per_increment"])
 @pytest.mark.parametrize("count", [0, -1])
 def test_there_is_one_at_least(name: str, count: int) -> None:
     changes: dict[str, Any] = {name: count}
@@ -48,11 +48,13 @@ def test_it_prints_everything_that_is_numerical() -> None:
             replace(SMALL, descriptors=False),
             replace(SMALL, fp_fusion=True),
             replace(SMALL, segment=32),
+            replace(SMALL, words_per_increment=64),
+            replace(SMALL, rows_per_increment=64),
             replace(SMALL, forward=BASE, backward=BASE),
             replace(SMALL, backward=replace(SMALL.backward, block_d=64)),
         )
     }
-    assert len(texts) == 8
+    assert len(texts) == 10
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -62,6 +64,17 @@ def test_the_default_depends_on_the_problem_alone(dtype: torch.dtype, n: int) ->
     assert schedule == default_schedule(dtype, n, 2304)
     assert schedule.cut(n, 10**5).per_split >= 1
     assert not schedule.fp_fusion
+
+
+@pytest.mark.parametrize(
+    ("n", "d", "words"),
+    [(512, 576, 8192), (8192, 2304, 8192), (8192, 5120, 6553), (2**15, 576, 3584), (2**16, 576, 2816)],
+)
+def test_a_group_of_many_rows_holds_enough_words(n: int, d: int, words: int) -> None:
+    """Half of what 128 MiB hold, the other being for gathered words; and of dC all multiprocessors have some."""
+    schedule = default_schedule(torch.bfloat16, n, d)
+    assert schedule.words_per_increment == words
+    assert schedule.merged("c", Variant.of("cce-exact"), stores=False) * schedule.backward.block_n == 8192
 
 
 @pytest.mark.parametrize(
@@ -79,12 +92,13 @@ def test_any_schedule_is_within_its_own_budget(schedule: Schedule) -> None:
 
 
 @pytest.mark.parametrize("variant", ["cce-exact", "cce-kahan,eps=2^-5", "cce-no-sort,eps=2^-5"])
-@pytest.mark.parametrize("terms", [16, 40, 64, 10**6])
+@pytest.mark.parametrize("terms", [(16, 64), (40, 40), (64, 16), (10**6, 10**6)])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_any_increment_is_within_its_own_budget(terms: int, dtype: torch.dtype, variant: str) -> None:
+def test_any_increment_is_within_its_own_budget(terms: tuple[int, int], dtype: torch.dtype, variant: str) -> None:
     """Several tiles in one sum; of a few, of all, and of what is not a whole number of them. What is dropped of them is
     no part of it."""
-    schedule = replace(SMALL, terms_per_increment=terms)
+    words, rows = terms
+    schedule = replace(SMALL, words_per_increment=words, rows_per_increment=rows)
     case = peaked(53, 90, 40, dtype, variant=variant, schedule=schedule, lse=True, reduction="none")
     stats = assert_within_budget(case).outcome.stats
     assert stats.tiles_kept_e
@@ -96,7 +110,7 @@ def test_any_increment_is_within_its_own_budget(terms: int, dtype: torch.dtype, 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_increments_of_one_launch_are_those_of_several(dtype: torch.dtype, variant: str) -> None:
     """Two tiles an increment, of five: groups of two, which are one each, and of all."""
-    several, whole = (replace(SMALL, terms_per_increment=32, group=group) for group in (2, 5))
+    several, whole = (replace(SMALL, words_per_increment=32, rows_per_increment=32, group=group) for group in (2, 5))
     one, other = (run(peaked(53, 75, 40, dtype, variant=variant, schedule=s)) for s in (several, whole))
     for name in ("d_embeddings", "d_classifier"):
         assert torch.equal(one[name], other[name])
@@ -257,7 +271,7 @@ def test_a_group_holds_no_more_than_it_may(variant: str, n: int, monkeypatch: py
         return found
 
     monkeypatch.setattr(gradients._Backward, "_residuals", note)
-    monkeypatch.setattr(gradients, "GROUP_BYTES", 2 * 6000)
+    monkeypatch.setattr(gradients, "group_bytes", lambda n: 2 * 6000)
     run(draw((n,), 300, 70, variant=variant, schedule=replace(SMALL, group=None), upstream=False))
     assert len(held) > 2
     assert max(max(pair) for pair in held) <= 6000
