@@ -9,8 +9,10 @@ from torch import Tensor
 
 from . import gradients, launch
 from .backend import host_stage, require_device
+from .capture import check_capture
 from .check import autocast, check_arguments, check_keywords, check_schedule, check_tensors
 from .exponentials import Exponentials
+from .outside_compiler import outside_compiler
 from .record import Record
 from .schedule import Schedule, default_schedule
 from .statistics import Statistics
@@ -43,6 +45,7 @@ class _TokenLoss(torch.autograd.Function):
         left = room.record or room.exponentials or ()
         ctx.save_for_backward(embeddings, classifier, bias, targets, row_max, log_sum, *left)
         ctx.stores, ctx.is_used_up = room.exponentials is not None, False
+        ctx.uses_up = ctx.stores or (room.record is not None and variant.granularity == "segment")
         ctx.options = (ignore_index, softcap, variant, schedule)
         ctx.stats, ctx.even = stats, even
         return loss, lse
@@ -62,7 +65,7 @@ class _TokenLoss(torch.autograd.Function):
                 room = launch.Room(exponentials=Exponentials(*left)) if ctx.stores else launch.Room(Record(*left))
             if ctx.is_used_up:  # a graph that was retained
                 launch.forward_partial(call, room)
-            ctx.is_used_up = ctx.stores
+            ctx.is_used_up = ctx.uses_up
             found: tuple[Tensor | None, ...] = gradients.backward(
                 call, row_max, log_sum, room, upstream, wanted, ctx.stats
             )
@@ -122,6 +125,7 @@ def linear_cross_entropy(
 ) -> tuple[Tensor, Tensor]: ...
 
 
+@outside_compiler
 def linear_cross_entropy(
     input: Tensor,  # (..., D) bf16, fp16 or fp32
     linear_weight: Tensor,  # (V, D) same dtype
@@ -159,7 +163,11 @@ def linear_cross_entropy(
     Raises:
         ValueError: shapes, devices, options, the variant or a target value are illegal.
         TypeError: dtypes do not fit, or the keyword is one of torch's that is not supported yet.
-        RuntimeError: the tensors are where the kernels of this process cannot run.
+        RuntimeError: the tensors are where the kernels of this process cannot run, or a CUDA graph captures what needs
+            the host.
+
+    In a CUDA graph, which nobody can stop, the loss is NaN where a target value is illegal. torch.compile leaves its
+    graph for the call.
 
     Source: Wijmans et al., "Cut Your Losses in Large-Vocabulary Language Models", ICLR 2025.
     """
@@ -187,6 +195,7 @@ def linear_cross_entropy(
     embeddings = input.reshape(-1, input.shape[-1])
     schedule = schedule or default_schedule(embeddings.dtype, *embeddings.shape)
     check_schedule(variant, schedule)
+    check_capture(input.device, variant, stats)
     loss, lse = _TokenLoss.apply(  # type: ignore[no-untyped-call]
         embeddings,
         linear_weight,
@@ -203,7 +212,7 @@ def linear_cross_entropy(
         loss = reduce_losses(loss, checked.count.clamp(min=1) if reduction == "mean" else 1)
     else:
         loss = _unshift(loss, target, shift).reshape(shape)
-    checked.wait()
+    loss = checked.passed(loss)
     return (loss, _unshift(lse, target, shift).reshape(shape)) if return_lse else loss
 
 

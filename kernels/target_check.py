@@ -6,6 +6,7 @@ import triton.language as tl
 
 from .arriving import Arriving
 from .backend import kernel
+from .capture import is_captured
 from .launch import vector
 
 BLOCK = 8192
@@ -40,15 +41,18 @@ class TargetCheck:
         )
         self.count = counts[1]
         """() int32, of rows that are not ignored."""
-        self._wrong = Arriving(counts[:1])
+        self._wrong = counts[:1]
+        self._arriving = None if is_captured(targets.device) else Arriving(self._wrong)
 
-    def wait(self) -> None:
-        """For the device to have come this far.
+    def passed(self, loss: torch.Tensor) -> torch.Tensor:
+        """`loss`, once the device has come this far; in a CUDA graph NaN times it, where a target is wrong.
 
         Raises:
             ValueError: a target is neither a row of the classifier nor `ignore_index`.
         """
-        bad = int(self._wrong.wait())
+        if self._arriving is None:
+            return loss * torch.where(self._wrong[0] > 0, torch.nan, 1.0)
+        bad = int(self._arriving.wait())
         if bad:
             targets = self.targets
             wrong = (targets != self.ignore_index) & ((targets < 0) | (targets >= self.vocabulary))
@@ -57,3 +61,4 @@ class TargetCheck:
                 f"{bad} target(s) out of range, the first is {int(targets[place])} at row {place}; "
                 f"legal values: 0 to {self.vocabulary - 1}, or ignore_index={self.ignore_index}"
             )
+        return loss

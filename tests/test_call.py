@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from ccelab.kernels import linear_cross_entropy
-from ccelab.properties.cases import DEVICE, DTYPES, draw, run
+from ccelab.kernels import PRESETS, linear_cross_entropy
+from ccelab.properties.cases import DEVICE, DTYPES, draw, peaked, run
 
 
 def test_a_penalty_on_gradients_is_refused() -> None:
@@ -89,3 +89,14 @@ def test_autocast_does_not_make_numbers_of_anything(kind: torch.dtype) -> None:
     case = draw((5,), 9, 16)
     with torch.autocast(DEVICE, torch.bfloat16), pytest.raises(TypeError, match="input is"):
         linear_cross_entropy(case.input.to(kind), case.linear_weight, case.target)
+
+
+@pytest.mark.parametrize("variant", [*PRESETS, "cce-segment,eps=2^-6", "cce-no-sort,eps=2^-6,tail=rank1"])
+def test_a_retained_graph_has_the_same_bits_again(variant: str) -> None:
+    """Though a first pass writes over what the forward pass left to it."""
+    case = peaked(d=35, variant=variant, reduction="mean")
+    leaves = [x.detach().requires_grad_() for x in (case.input, case.linear_weight)]
+    loss = linear_cross_entropy(leaves[0], leaves[1], case.target, variant=variant, schedule=case.schedule)
+    first = torch.autograd.grad(loss, leaves, retain_graph=True)
+    for one, other in zip(first, torch.autograd.grad(loss, leaves), strict=True):
+        assert torch.equal(one, other)
