@@ -14,7 +14,7 @@ import torch
 
 
 @lru_cache
-def _queue_of(device: torch.device, stream: int, goes_first: bool) -> torch.cuda.Stream:
+def _queue_of(device: torch.device, stream: int, number: int, goes_first: bool) -> torch.cuda.Stream:
     """One for all calls on a stream: memory that is asked for on a queue is kept for it, 20 MiB at once. Calls on two
     streams must not share it, since what one has given back the other would write to while it is read."""
     return torch.cuda.Stream(device, priority=-1 if goes_first else 0)
@@ -24,15 +24,16 @@ class Beside:
     """A second queue of a device; a CPU has none, and goes on in turn. Whoever leaves it waits, after an error too:
     what is given back must not be written to any more."""
 
-    def __init__(self, device: torch.device, *, goes_first: bool = False) -> None:
-        """`goes_first`: as programs end, those of the second queue get their place, before more of the first."""
-        self._device, self._goes_first = device, goes_first
+    def __init__(self, device: torch.device, *, goes_first: bool = False, number: int = 0) -> None:
+        """`goes_first`: as programs end, those of the second queue get their place, before more of the first. Those of
+        another `number` wait for neither."""
+        self._device, self._goes_first, self._number = device, goes_first, number
         self._queue: torch.cuda.Stream | None = None
 
     def __enter__(self) -> Self:
         if self._device.type == "cuda":
             self._here = torch.cuda.current_stream(self._device)
-            self._queue = _queue_of(self._device, self._here.cuda_stream, self._goes_first)
+            self._queue = _queue_of(self._device, self._here.cuda_stream, self._number, self._goes_first)
             self._begins, self._marked = torch.cuda.Event(), torch.cuda.Event()
             self._catch_up()
         return self
@@ -64,6 +65,11 @@ class Beside:
         """Where that queue is."""
         if self._queue is not None:
             self._marked.record(self._queue)
+
+    def follow(self, other: Beside) -> None:
+        """What is launched on this second queue from here on waits for the last mark of that one."""
+        if self._queue is not None:
+            self._queue.wait_event(other._marked)
 
     def wait(self, *, for_all: bool = True) -> None:
         """What is launched from here on waits for those launches, all or up to the last mark."""

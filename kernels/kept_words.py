@@ -22,11 +22,10 @@ class KeptWords:
         self,
         call: Call,
         live: LiveSegments,
-        lists: Lists,  # of words
         order: Tensor | None,  # (N,) int64, of rows in blocks; None: as they are
         pull: Tensor | None,  # (D,) fp32, the tail's
     ) -> None:
-        self.call, self.lists, self.order, self.pull = call, lists, order, pull
+        self.call, self.order, self.pull = call, order, pull
         self.bias, self.rows = live.bias, live.rows
         self.tiles, self.product = call.schedule.column_segments, call.schedule.product
         self.dtype, self.device = call.embeddings.dtype, call.embeddings.device
@@ -37,10 +36,11 @@ class KeptWords:
             self.embeddings, self.has_descriptor = operand(call.embeddings, block, call.schedule)
         else:
             self.embeddings, self.has_descriptor = matrix(call.embeddings), False
-        self.probability = torch.empty((lists.firsts[-1], self.tiles.block_n), device=self.device)
 
-    def products(self, borrowed: Tensor | None) -> tuple[Tensor, Tensor]:
-        """dE, and (N,) fp32 probability that rows lose; residuals lie in `borrowed` memory, if there is enough."""
+    def products(self, lists: Lists, borrowed: Tensor | None) -> tuple[Tensor, Tensor]:
+        """dE of the words in `lists`, and (N,) fp32 probability that rows lose; residuals lie in `borrowed` memory, if
+        there is enough."""
+        self.lists, self.probability = lists, torch.empty((lists.firsts[-1], self.tiles.block_n), device=self.device)
         out = torch.empty((self.n, self.d), dtype=self.dtype, device=self.device)
         lost = torch.empty(self.n, device=self.device)
         turns, residuals, carried = self._turns(borrowed, out)

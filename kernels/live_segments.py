@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import triton
 from torch import Tensor
@@ -37,8 +39,8 @@ class LiveSegments:
         self.rows = (vector(call.targets), row_max, log_sum, vector(upstream.dloss), vector(upstream.dlse))
 
     def judge(self, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-        """(segments, N) int8 which are kept, (splits, N) int32 how many in each split of the forward pass, and (N,)
-        probability in the others."""
+        """(segments, N) int8 which are kept, (splits, N) int32 how many in each split of the forward pass, and (splits,
+        N) float64 probability in the others, for `joined`."""
         live = torch.empty((self.segments, self.n), dtype=torch.int8, device=self.device)
         lost = self._of_splits()
         count = torch.empty_like(lost, dtype=torch.int32)
@@ -59,7 +61,7 @@ class LiveSegments:
             SEGMENT=schedule.segment_columns,
             enable_fp_fusion=schedule.fp_fusion,
         )
-        return live, count, _joined(lost)
+        return live, count, lost
 
     def lost(self, live: Tensor) -> Tensor:
         """(N,) probability in the tiles of the backward pass that are not `live` (tiles, N)."""
@@ -79,7 +81,7 @@ class LiveSegments:
             ROWS=ROWS,
             enable_fp_fusion=schedule.fp_fusion,
         )
-        return _joined(lost)
+        return joined(lost)
 
     def _of_splits(self) -> Tensor:
         return torch.empty((len(self.record.base), self.n), dtype=torch.float64, device=self.device)
@@ -93,6 +95,13 @@ class LiveSegments:
     def words(self) -> Tensor:
         """(row blocks, V) int8, of which nothing is marked yet."""
         return torch.zeros((self.row_blocks, self.v), dtype=torch.int8, device=self.device)
+
+    def words_in_record(self) -> Tensor:
+        """The same in the record's memory, which is twice as much with segments of 128 and blocks of 128 rows: nothing
+        is judged by it any more."""
+        memory = self.record.log_mass.data.view(-1).view(torch.int8)  # .data: that autograd saved it is no matter here
+        size = self.row_blocks * self.v
+        return memory[:size].view(self.row_blocks, self.v).zero_() if size <= len(memory) else self.words()
 
     @property
     def at_once(self) -> int:
@@ -111,9 +120,11 @@ class LiveSegments:
         place: Tensor | None = None,
         top: Tensor | None = None,
         out: Tensor | None = None,
+        before_marks: Callable[[], None] = lambda: None,
     ) -> None:
         """Of what `members` lists and `table` cuts, those of `chunks` into `out`, where there is one, over `top`. Marks
-        in `words` which have a live entry, or a target; rows are at `place` among those of blocks."""
+        in `words` which have a live entry, or a target; rows are at `place` among those of blocks, which nobody reads
+        `before_marks` are launched."""
         call, tiles = self.call, self.tiles
         for here in (chunks[k : k + self.at_once] for k in range(0, len(chunks), self.at_once)):
             bits = torch.empty((len(here) * tiles.block_n, tiles.block_v // 8), dtype=torch.uint8, device=self.device)
@@ -140,6 +151,7 @@ class LiveSegments:
                 C_DESCRIPTOR=self.has_descriptor,
                 **options(tiles, call.schedule),
             )
+            before_marks()
             # Half the time of four warps and 16 rows a step: 0.13 ms for 0.27 (H200, gemma-web).
             mark_words_kernel[(len(here),)](
                 *(bits, members, table, place, words, here.start, self.n, self.v),
@@ -149,6 +161,6 @@ class LiveSegments:
             )
 
 
-def _joined(lost: Tensor) -> Tensor:
+def joined(lost: Tensor) -> Tensor:
     """(N,) fp32 of splits. The record's rounding may exceed 1 where a row without upstream loses all."""
     return lost.sum(0).clamp(max=1.0).float()

@@ -47,7 +47,7 @@ from .borrowed import Borrowed, rounds
 from .kept_words import KeptWords
 from .launch import Call, matrix, operand, options
 from .lists import Counted, Lists
-from .live_segments import LiveSegments
+from .live_segments import LiveSegments, joined
 from .rank1 import Rank1
 from .record import Record
 from .row_segments import row_segments_kernel
@@ -115,37 +115,40 @@ class _Segments:
         self.eps, self.eps_e = call.variant.threshold(spacing), call.variant.threshold_e(spacing)
         self.tail = Rank1(call, row_max, log_sum, upstream)
         self.rows = self.live.rows
-        self.beside = Beside(self.device, goes_first=True)
+        self.beside, self.ordering = (Beside(self.device, goes_first=True, number=k) for k in range(2))
 
     def run(self, want_e: bool, want_c: bool) -> tuple[Tensor | None, Tensor | None]:
-        """Two queues: one for what the counts of lists are needed for, and for the order of rows, which goes first; and
-        one for the tail, and for products. A host that has waited for a count takes 0.6 ms to launch what needed it,
-        and in that time the device forms the tail. With one queue for both, but for the order, residuals waited for
-        the tail, and products for a host that had words counted: 1.448 products for 1.428 on gemma-alpaca, 1.675 for
-        1.667 on gemma-web (H200, in turns)."""
+        """Three queues: one for what the counts of lists are needed for, and one for the order of rows, which go first;
+        and one for the tail, and for products. A host that has waited for a count takes 0.6 ms to launch what needed
+        it, and in that time the device forms the tail. With one queue for all but the order, residuals waited for the
+        tail, and products for a host that had words counted: 1.448 products for 1.428 on gemma-alpaca, 1.675 for 1.667
+        on gemma-web (H200, in turns). The order's own, which lists need not wait for, is 1.73 for 1.81 on gemma-alpaca
+        at V=262144, D=640, and nothing at D=2304 (1.434 for 1.430). Before the tail it would take longer, 1.535 for
+        1.518 at D=1152: residuals leave no room for the tail then, and dC waits for it."""
         call, tiles = self.call, self.of_rows
-        words = self.live.words()
-        d_classifier = torch.empty((self.v, self.d), dtype=self.dtype, device=self.device) if want_c else None
-        live, of_row, lost = self.live.judge(self.eps)
+        live, of_row, lost_in_splits = self.live.judge(self.eps)
+        counted = Counted(live, tiles.block_n)
         sample = sample_rows(call.targets, call.ignore_index)
+        words = self.live.words_in_record()
+        d_classifier = torch.empty((self.v, self.d), dtype=self.dtype, device=self.device) if want_c else None
         top: Tensor = shared_scales(  # type: ignore[no-untyped-call]
             self.rows, call.shape, tiles.block_n, 1, call.ignore_index, self.dtype
         )
         top = top.amax().reshape(1)
-        counted = Counted(live, tiles.block_n)
-        with self.beside as beside:
+        with self.beside as beside, self.ordering as ordering:
             order, tail = IN_BATCH, _Tail()
             if want_e and call.variant.row_order == "similar" and self.live.row_blocks > 1:
-                with beside.launches(at_once=True):
+                with ordering.launches(at_once=True):
                     order = similar_rows(call, of_row, sample, tiles)
+            ordering.mark()
+            lost = joined(lost_in_splits)
             if call.variant.tail == "rank1":
                 share = self.tail.share(live, tiles, sample)
                 pull_c = self.tail.of_rows(lost) if want_c else None
                 tail = _Tail(share, pull_c, self.tail.of_words(share) if want_e else None)
             if self.stats is not None:
                 self.stats.tail_share, self.stats.segments_c = tail.share, live
-                if want_e:
-                    self.stats.segments_e, self.stats.row_order = words, order.rows
+                self.stats.row_order = order.rows if want_e else None
             del live  # the other queue reads it still; nothing is written there before this one has waited for that
             with beside.launches(at_once=True):
                 lists = counted.lists()
@@ -155,14 +158,17 @@ class _Segments:
                 self._count("c", lists, lost, self.live.segments * self.n)
                 most = most_chunks(call, tiles)
                 borrowed = Borrowed.of(d_classifier, lists.firsts, tiles.block_n, tiles.block_v, most)
+            # As far as it knows no count, for which a host waits while the device has nothing to do.
+            found = KeptWords(call, self.live, order.rows, tail.pull_e) if want_e else None
             marked = self._in_groups(kept) if borrowed is None else self._all_at_once(kept, borrowed)
             with beside.launches(at_once=True):
                 words_of_blocks = marked.lists() if want_e else None
-        room = None if borrowed is None else borrowed.room
+            if self.stats is not None and want_e:
+                self.stats.segments_e = words.clone()
         d_embeddings = None
-        if words_of_blocks is not None:
-            found = KeptWords(call, self.live, words_of_blocks, order.rows, tail.pull_e)
-            d_embeddings, lost_e = found.products(room)
+        if found is not None and words_of_blocks is not None:
+            room = None if borrowed is None else borrowed.room
+            d_embeddings, lost_e = found.products(words_of_blocks, room)
             self._count("e", words_of_blocks, lost_e, self.live.row_blocks * self.v)
         if borrowed is not None:
             self._write_rest(kept, borrowed)
@@ -206,7 +212,7 @@ class _Segments:
 
     def _groups(self, kept: _Kept) -> Iterator[tuple[int, int, Tensor]]:
         """(first tile, the one after the last, room for their residuals): in memory of dC that is written later, while
-        that is more than GROUP_BYTES."""
+        that is more than there is else."""
         tiles, lists, most, end = self.of_rows, kept.lists, most_chunks(self.call, self.of_rows), 0
         if kept.out is not None:
             for first, end, room in rounds(kept.out, lists.firsts, tiles.block_n, tiles.block_v, most):
@@ -228,6 +234,7 @@ class _Segments:
             place=kept.order.place,
             top=kept.top,
             out=out,
+            before_marks=lambda: self.beside.follow(self.ordering),
         )
 
     def _write_classifier(

@@ -239,7 +239,7 @@ def test_a_gpu_that_is_lost_ends_the_bench(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "synchronize", lost)
     with pytest.raises(RuntimeError, match=r"raises left the GPU unusable \(KeyError"):
-        side_by_side([small], [contestant("raises")], device="cpu")
+        side_by_side([small], [contestant("raises")], device=DEVICE)
 
 
 def test_the_papers_table_names_its_rows() -> None:
