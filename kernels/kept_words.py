@@ -36,28 +36,28 @@ class KeptWords:
             self.embeddings, self.has_descriptor = operand(call.embeddings, block, call.schedule)
         else:
             self.embeddings, self.has_descriptor = matrix(call.embeddings), False
+        self.out = torch.empty((self.n, self.d), dtype=self.dtype, device=self.device)
+        self.lost = torch.empty(self.n, device=self.device)
 
     def products(self, lists: Lists, borrowed: Tensor | None) -> tuple[Tensor, Tensor]:
         """dE of the words in `lists`, and (N,) fp32 probability that rows lose; residuals lie in `borrowed` memory, if
         there is enough."""
         self.lists, self.probability = lists, torch.empty((lists.firsts[-1], self.tiles.block_n), device=self.device)
-        out = torch.empty((self.n, self.d), dtype=self.dtype, device=self.device)
-        lost = torch.empty(self.n, device=self.device)
-        turns, residuals, carried = self._turns(borrowed, out)
+        turns, residuals, carried = self._turns(borrowed)
         for turn in turns:
             if turn.chunks:
                 self._residuals(turn, residuals)
-            self._multiply(turn, residuals, carried, out, lost)
-        return out, lost
+            self._multiply(turn, residuals, carried)
+        return self.out, self.lost
 
-    def _turns(self, borrowed: Tensor | None, out: Tensor) -> tuple[list[Turn], Tensor, Carried | None]:
+    def _turns(self, borrowed: Tensor | None) -> tuple[list[Turn], Tensor, Carried | None]:
         """Those there are; room for the residuals of any; and for sums that wait for the next."""
         tiles, group = self.tiles, self.call.schedule.group
         entries = tiles.block_n * tiles.block_v
         most = most_chunks(self.call, tiles)
         if borrowed is not None and group is None:
             most = max(most, len(borrowed) // entries)
-        low, turns = 0, list[Turn]()
+        low, turns, out = 0, list[Turn](), self.out
         if self.lists.firsts[-1] > most and self.dtype.itemsize == 2:
             low = triton.cdiv(out.numel(), entries)
             if group is not None:
@@ -106,7 +106,7 @@ class KeptWords:
             **options(tiles, call.schedule),
         )
 
-    def _multiply(self, turn: Turn, residuals: Tensor, carried: Carried | None, out: Tensor, lost: Tensor) -> None:
+    def _multiply(self, turn: Turn, residuals: Tensor, carried: Carried | None) -> None:
         call, tiles, lists = self.call, self.tiles, self.lists
         product = self.product.spread(turn.blocks * tiles.block_n, self.d)
         g, has_descriptor = operand(residuals, (tiles.block_n, product.step(tiles.block_v)), call.schedule)
@@ -121,8 +121,8 @@ class KeptWords:
             *self.rows,
             self.probability,
             self.pull,
-            lost,
-            matrix(out),
+            self.lost,
+            matrix(self.out),
             carried,
             turn.block,
             turn.begin,

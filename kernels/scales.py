@@ -11,6 +11,9 @@ from .matrix import gather_rows, store_rows
 from .residual import load_row_data
 from .rounding import downcast, upcast
 
+ALL_ROWS = 8192
+"""That a program looks at together, where one looks at all."""
+
 
 @kernel
 def block_scale_kernel(
@@ -73,6 +76,11 @@ def scaled_rows_kernel(
     relative = relative_scale(rows.scale, tl.load(Scale + i // BLOCK, mask=i < N, other=1.0))
     e = upcast(gather_rows(E, i, i < N, d0, COLUMNS)) * relative[:, None]
     store_rows(Out, i, i < N, d0, downcast(tl.where(rows.valid[:, None], e, 0.0), Out.ptr.dtype.element_ty))
+
+
+def scale_of_all(rows, shape, ignore_index, dtype):
+    """(1,) fp32, the power of two that all rows share."""
+    return shared_scales(rows, shape, ALL_ROWS, max(1, triton.cdiv(shape[0], ALL_ROWS)), ignore_index, dtype)
 
 
 def shared_scales(rows, shape, block, blocks, ignore_index, dtype):

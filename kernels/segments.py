@@ -52,7 +52,7 @@ from .rank1 import Rank1
 from .record import Record
 from .row_segments import row_segments_kernel
 from .sampling import sample_rows
-from .scales import shared_scales
+from .scales import scale_of_all
 from .schedule import ProductTiles
 from .similar_rows import IN_BATCH, Permutation, similar_rows
 from .statistics import Statistics
@@ -131,10 +131,7 @@ class _Segments:
         sample = sample_rows(call.targets, call.ignore_index)
         words = self.live.words_in_record()
         d_classifier = torch.empty((self.v, self.d), dtype=self.dtype, device=self.device) if want_c else None
-        top: Tensor = shared_scales(  # type: ignore[no-untyped-call]
-            self.rows, call.shape, tiles.block_n, 1, call.ignore_index, self.dtype
-        )
-        top = top.amax().reshape(1)
+        top: Tensor = scale_of_all(self.rows, call.shape, call.ignore_index, self.dtype)  # type: ignore[no-untyped-call]
         with self.beside as beside, self.ordering as ordering:
             order, tail = IN_BATCH, _Tail()
             if want_e and call.variant.row_order == "similar" and self.live.row_blocks > 1:
@@ -149,6 +146,8 @@ class _Segments:
             if self.stats is not None:
                 self.stats.tail_share, self.stats.segments_c = tail.share, live
                 self.stats.row_order = order.rows if want_e else None
+            # Before a host waits: it is short of time when a count is there.
+            found = KeptWords(call, self.live, order.rows, tail.pull_e) if want_e else None
             del live  # the other queue reads it still; nothing is written there before this one has waited for that
             with beside.launches(at_once=True):
                 lists = counted.lists()
@@ -158,8 +157,6 @@ class _Segments:
                 self._count("c", lists, lost, self.live.segments * self.n)
                 most = most_chunks(call, tiles)
                 borrowed = Borrowed.of(d_classifier, lists.firsts, tiles.block_n, tiles.block_v, most)
-            # As far as it knows no count, for which a host waits while the device has nothing to do.
-            found = KeptWords(call, self.live, order.rows, tail.pull_e) if want_e else None
             marked = self._in_groups(kept) if borrowed is None else self._all_at_once(kept, borrowed)
             with beside.launches(at_once=True):
                 words_of_blocks = marked.lists() if want_e else None

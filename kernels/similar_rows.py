@@ -45,7 +45,8 @@ def likeness_kernel(
     E,
     Target,
     ByCount,  # (N,) int64 rows, those that keep the most first
-    Pivots,  # (PIVOTS,) int64 rows
+    Sample,  # (samples,) int64 rows, at least PIVOTS, which are spread evenly over them
+    samples,
     Key,  # (N,) int32
     N,
     D,
@@ -59,7 +60,7 @@ def likeness_kernel(
     place = tl.program_id(0) * TILES.block_n + tl.arange(0, TILES.block_n)
     mask = place < N
     i = tl.load(ByCount + place, mask=mask, other=0)
-    pivots = tl.load(Pivots + tl.arange(0, PIVOTS))
+    pivots = tl.load(Sample + samples // PIVOTS * tl.arange(0, PIVOTS))
     score = tl.full((TILES.block_n, PIVOTS), 0.0, tl.float32)
     square = tl.full((PIVOTS,), 0.0, tl.float32)
     for d in range(0, D, TILES.block_d):
@@ -81,22 +82,17 @@ def place_kernel(Rows, Place, N, BLOCK: tl.constexpr):
     tl.store(Place + tl.load(Rows + k, mask=k < N, other=0), k, mask=k < N)
 
 
-def pivots_of(sample: torch.Tensor) -> torch.Tensor:
-    """(PIVOTS,) of at least so many sampled rows."""
-    return sample[:: len(sample) // PIVOTS][:PIVOTS]
-
-
 def similar_rows(call: Call, kept: torch.Tensor, sample: torch.Tensor, tiles: Tiles) -> Permutation:
     """By how many segments rows have `kept` (splits, N), and by which of some rows of the `sample` they resemble."""
     n, _, d = call.shape
     count = kept.sum(0, dtype=torch.int32)
-    pivots = pivots_of(sample).contiguous()
     key, place = (torch.empty(n, dtype=torch.int32, device=kept.device) for _ in range(2))
     likeness_kernel[(triton.cdiv(n, tiles.block_n),)](
         matrix(call.embeddings),
         vector(call.targets),
         torch.sort(count, descending=True, stable=True).indices,
-        pivots,
+        sample,
+        len(sample),
         key,
         n,
         d,
