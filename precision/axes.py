@@ -68,9 +68,10 @@ def _range(text: str, parts: list[float]) -> list[float]:
     if factor <= 1:
         raise ValueError(f"{text!r} is no range; legal are first:last, in steps of a factor 2, and first:last:factor")
     steps = round(abs(math.log(last / first, factor)))
-    if not steps and last != first:
-        raise ValueError(f"{text!r} has one value, {first:g}: {last:g} is less than a step of a factor {factor:g} away")
     if steps >= MOST_VALUES:
         raise ValueError(f"{text!r} has {steps + 1} values, the most is {MOST_VALUES}")
     ratio = factor if last >= first else 1 / factor
-    return [value for k in range(steps + 1) if min(first, last) <= (value := first * ratio**k) <= max(first, last)]
+    found = [value for k in range(steps + 1) if min(first, last) <= (value := first * ratio**k) <= max(first, last)]
+    if len(found) == 1 and last != first:
+        raise ValueError(f"{text!r} has one value, {first:g}: {last:g} is less than a step of a factor {factor:g} away")
+    return found

@@ -47,6 +47,8 @@ def test_axes_are_read(text: str, values: list[float]) -> None:
         ("eps=1:2:1", "is no range"),
         ("eps=2^-200:1", "the most is"),
         ("tokens=1.5", "not whole"),
+        ("tokens=4:6", "has one value, 4: 6 is less than a step"),
+        ("tokens=4:3", "has one value, 4"),
         ("eps=1,1", "twice"),
     ],
 )
