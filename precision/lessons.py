@@ -28,6 +28,8 @@ LIFTED = HERE / "benches" / "lifted-h200.json"
 """The real head at the paper's D."""
 NARROW = HERE / "benches" / "narrow-h200.json"
 """A large vocabulary over few columns."""
+LONG = HERE / "benches" / "long-h200.json"
+"""Many tokens."""
 CAPPED, WEIGHTED = (HERE / "benches" / f"{name}-h200.json" for name in ("softcap", "weighted"))
 FRONTIER = HERE / "benches" / "frontier-h200.json"
 TILE = "increment=tile"
@@ -61,6 +63,7 @@ def lessons() -> str:
             [
                 *_segments(bench, Bench.read(WEB), Bench.read(LIFTED)),
                 *_narrow(Bench.read(NARROW)),
+                *_long(Bench.read(LONG)),
                 *_thresholds_of_segments(varied),
             ],
         ),
@@ -256,6 +259,25 @@ def _narrow(bench: Bench) -> Iterator[str]:
         "Narrow heads save less, since what finds the live entries and lists them does not shrink with D. With the "
         f"same statistics and V={vocabulary}, {'; '.join(texts)}."
     )
+
+
+def _long(bench: Bench) -> Iterator[str]:
+    lines = ["| | | products | dE | dC | MiB |", "|---|---|---|---|---|---|"]
+    for place in bench.places:
+        for row in (row for row in place.rows if row.cost is not None):
+            errors = f"{row.errors[E]:.1e} | {row.errors[C]:.1e}"
+            lines.append(f"| {place.shape} | `{row.name}` | {row.products:.2f} | {errors} | {_memory(row):.0f} |")
+    yield (
+        "Many tokens want more memory beyond the gradients, as a group of the vocabulary holds a row of each, and of "
+        "few words it would leave multiprocessors idle. Both passes on the same head, errors and memory:"
+    )
+    yield "\n".join(lines)
+
+
+def _memory(row: Row) -> float:
+    """MiB beyond the gradients."""
+    assert row.cost is not None
+    return row.cost.beyond_gradients_mib
 
 
 def _options(capped: Bench, weighted: Bench) -> Iterator[str]:

@@ -13,6 +13,7 @@ from ccelab.precision.lessons import (
     FRONTIER,
     HERE,
     LIFTED,
+    LONG,
     NARROW,
     PAPER,
     REAL,
@@ -124,6 +125,16 @@ def test_narrow_heads_save_less_and_weights_cost_nothing() -> None:
         kept, before = (next(row.kept for row in p.rows if row.name == name) for p in (capped, same))
         assert kept[E] > before[E]
         assert kept[C] > before[C]
+
+
+def test_many_tokens_take_less_memory_than_their_logits() -> None:
+    for place in Bench.read(LONG).places:
+        costs = {row.name: row.cost for row in place.rows if row.cost is not None}
+        logits = place.head["tokens"] * place.head["vocabulary"] * 2 / 2**20
+        assert costs["torch-compile"].beyond_gradients_mib >= logits
+        assert all(costs[name].beyond_gradients_mib < logits / 6 for name in ("cce-segment", "cce", "cce-exact"))
+        others = [cost.both_over_product.median for name, cost in costs.items() if name != "cce-segment"]
+        assert costs["cce-segment"].both_over_product.median < min(others)
 
 
 def test_rows_that_resemble_each_other_keep_less_and_lose_less() -> None:
