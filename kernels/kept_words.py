@@ -26,7 +26,7 @@ class KeptWords:
         pull: Tensor | None,  # (D,) fp32, the tail's
     ) -> None:
         self.call, self.order, self.pull = call, order, pull
-        self.bias, self.rows = live.bias, live.rows
+        self.bias, self.rows, self.spare = live.bias, live.rows, live.memory(call.embeddings.dtype)
         self.tiles, self.product = call.schedule.column_segments, call.schedule.product
         self.dtype, self.device = call.embeddings.dtype, call.embeddings.device
         self.n, self.v, self.d = call.shape
@@ -39,7 +39,7 @@ class KeptWords:
 
     def products(self, lists: Lists, borrowed: Tensor | None) -> tuple[Tensor, Tensor]:
         """dE of the words in `lists`, and (N,) fp32 probability that rows lose; residuals lie in `borrowed` memory, if
-        there is enough."""
+        there is enough, or in the record's, which has lost what it held."""
         # Not earlier: what the device holds before is the most, 67 MiB for 47 (gemma-web, N=8192, V=256000, D=2304).
         self.out = torch.empty((self.n, self.d), dtype=self.dtype, device=self.device)
         self.lost = torch.empty(self.n, device=self.device)
@@ -56,8 +56,12 @@ class KeptWords:
         tiles, group = self.tiles, self.call.schedule.group
         entries = tiles.block_n * tiles.block_v
         most = most_chunks(self.call, tiles)
-        if borrowed is not None and group is None:
-            most = max(most, len(borrowed) // entries)
+        if group is None:
+            lent, spare = (0 if room is None else len(room) // entries for room in (borrowed, self.spare))
+            if spare > lent and 4 * spare >= 3 * most:  # nearly as much as memory of its own would be
+                borrowed, most = self.spare, spare
+            else:
+                most = max(most, lent)
         low, turns, out = 0, list[Turn](), self.out
         if self.lists.firsts[-1] > most and self.dtype.itemsize == 2:
             low = triton.cdiv(out.numel(), entries)

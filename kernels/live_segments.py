@@ -99,9 +99,13 @@ class LiveSegments:
     def words_in_record(self) -> Tensor:
         """The same in the record's memory, which is twice as much with segments of 128 and blocks of 128 rows: nothing
         is judged by it any more."""
-        memory = self.record.log_mass.data.view(-1).view(torch.int8)  # .data: that autograd saved it is no matter here
-        size = self.row_blocks * self.v
+        size, memory = self.row_blocks * self.v, self.memory(torch.int8)
         return memory[:size].view(self.row_blocks, self.v).zero_() if size <= len(memory) else self.words()
+
+    def memory(self, dtype: torch.dtype) -> Tensor:
+        """The record's, flat, for whoever needs some once nothing is judged by it."""
+        flat = self.record.log_mass.data.view(-1)  # .data: that autograd saved it is no matter here
+        return flat[: len(flat) // 2 * 2].view(dtype)
 
     @property
     def at_once(self) -> int:

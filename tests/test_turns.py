@@ -56,6 +56,34 @@ def test_there_are_none_where_a_chunk_of_each_block_is_too_much() -> None:
     assert [turn.size for turn in turns_of_chunks(keeping([3, 1, 2]), 3)] == [1, 2]
 
 
+@pytest.mark.parametrize(("thirds", "lies_in_record"), [(4, True), (6, False)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_residuals_may_lie_in_the_record(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, thirds: int, lies_in_record: bool
+) -> None:
+    """Where it is nearly as large as what they would have else, and dC lends less."""
+    case = peaked(330, 120, 8, dtype, variant="cce-segment,eps=2^-11", schedule=replace(SMALL, group=None))
+    rooms: list[tuple[Tensor, KeptWords]] = []
+    turns_of = KeptWords._turns
+
+    def note(self: KeptWords, borrowed: Tensor | None) -> Any:
+        found = turns_of(self, borrowed)
+        rooms.append((found[1], self))
+        return found
+
+    monkeypatch.setattr(KeptWords, "_turns", note)
+    monkeypatch.setattr(Borrowed, "of", lambda *arguments: None)
+    whole = run(case)
+    record = rooms[0][1].spare
+    monkeypatch.setattr(module, "GROUP_BYTES", record.nbytes * thirds // 3)
+    other = run(case)
+    (room, words) = rooms[1]
+    assert words.lists.firsts[-1] > 0
+    assert (room.untyped_storage().data_ptr() == words.spare.untyped_storage().data_ptr()) == lies_in_record
+    for name in ("d_embeddings", "d_classifier"):
+        assert torch.equal(whole.outputs[name], other.outputs[name])
+
+
 @pytest.mark.parametrize(("dtype", "eps"), [(torch.bfloat16, "2^-11"), (torch.float16, "2^-14")], ids=str)
 @pytest.mark.parametrize(("shape", "is_borrowed"), [((70, 500, 40), False), ((20, 2000, 32), True)])
 def test_sums_that_wait_lose_nothing(
