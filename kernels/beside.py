@@ -16,7 +16,8 @@ import torch
 @lru_cache
 def _queue_of(device: torch.device, stream: int, number: int, goes_first: bool) -> torch.cuda.Stream:
     """One for all calls on a stream: memory that is asked for on a queue is kept for it, 20 MiB at once. Calls on two
-    streams must not share it, since what one has given back the other would write to while it is read."""
+    streams must not share it, since what one has given back the other would write to while it is read. PyTorch has 32
+    of a priority, of which a call's stream takes two: from the 17th stream that calls on, some do."""
     return torch.cuda.Stream(device, priority=-1 if goes_first else 0)
 
 
@@ -25,8 +26,8 @@ class Beside:
     what is given back must not be written to any more."""
 
     def __init__(self, device: torch.device, *, goes_first: bool = False, number: int = 0) -> None:
-        """`goes_first`: as programs end, those of the second queue get their place, before more of the first. Those of
-        another `number` wait for neither."""
+        """`goes_first`: as programs end, those of the second queue get their place, before more of the first. Queues of
+        different `number` do not wait for each other."""
         self._device, self._goes_first, self._number = device, goes_first, number
         self._queue: torch.cuda.Stream | None = None
 

@@ -13,8 +13,9 @@ def is_captured(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
-def check_capture(device: torch.device, variant: Variant, stats: Statistics | None) -> None:
-    """Raises RuntimeError where a host takes part in a call that is captured."""
+def check_capture(device: torch.device, variant: Variant, stats: Statistics | None, uses_up: bool = False) -> None:
+    """Raises RuntimeError where a host takes part in a pass that is captured, or where that `uses_up` what a pass left
+    to it that is not."""
     if not is_captured(device):
         return
     if variant.granularity == "segment" or variant.tail == "rank1":
@@ -24,3 +25,8 @@ def check_capture(device: torch.device, variant: Variant, stats: Statistics | No
         )
     if stats is not None:
         raise RuntimeError("stats= is for the host, which a CUDA graph runs without: leave it out of what is captured")
+    if uses_up:
+        raise RuntimeError(
+            "exponentials=stored are used up by one backward pass, and a CUDA graph may run it again: capture the "
+            "forward pass with it"
+        )

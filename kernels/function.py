@@ -7,9 +7,8 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
-from . import gradients, launch
+from . import capture, gradients, launch
 from .backend import host_stage, require_device
-from .capture import check_capture
 from .check import autocast, check_arguments, check_keywords, check_schedule, check_tensors
 from .exponentials import Exponentials
 from .outside_compiler import outside_compiler
@@ -45,6 +44,7 @@ class _TokenLoss(torch.autograd.Function):
         left = room.record or room.exponentials or ()
         ctx.save_for_backward(embeddings, classifier, bias, targets, row_max, log_sum, *left)
         ctx.stores, ctx.is_used_up = room.exponentials is not None, False
+        ctx.is_captured = capture.is_captured(embeddings.device)
         ctx.uses_up = ctx.stores or (room.record is not None and variant.granularity == "segment")
         ctx.options = (ignore_index, softcap, variant, schedule)
         ctx.stats, ctx.even = stats, even
@@ -57,6 +57,7 @@ class _TokenLoss(torch.autograd.Function):
         wanted = tuple(ctx.needs_input_grad[:3])
         if dloss is None and dlse is None:
             return (None,) * 10
+        capture.check_capture(embeddings.device, call.variant, ctx.stats, ctx.uses_up and not ctx.is_captured)
         with torch.no_grad():
             dloss, dlse = (None if x is None else x.resolve_neg() for x in (dloss, dlse))
             upstream = Upstream(dloss=dloss, dlse=dlse, even=ctx.even and dlse is None)
@@ -166,8 +167,8 @@ def linear_cross_entropy(
         RuntimeError: the tensors are where the kernels of this process cannot run, or a CUDA graph captures what needs
             the host.
 
-    In a CUDA graph, which nobody can stop, the loss is NaN where a target value is illegal. torch.compile leaves its
-    graph for the call.
+    In a CUDA graph, which nobody can stop, the loss is NaN where a target value is illegal; a backward pass of
+    exponentials=stored may be run once for each forward pass. torch.compile leaves its graph for the call.
 
     Source: Wijmans et al., "Cut Your Losses in Large-Vocabulary Language Models", ICLR 2025.
     """
@@ -195,7 +196,7 @@ def linear_cross_entropy(
     embeddings = input.reshape(-1, input.shape[-1])
     schedule = schedule or default_schedule(embeddings.dtype, *embeddings.shape)
     check_schedule(variant, schedule)
-    check_capture(input.device, variant, stats)
+    capture.check_capture(input.device, variant, stats)
     loss, lse = _TokenLoss.apply(  # type: ignore[no-untyped-call]
         embeddings,
         linear_weight,

@@ -11,8 +11,8 @@ import triton
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from . import capture
 from .backend import IS_INTERPRETED
-from .capture import is_captured
 from .combine import Partial, combine_kernel
 from .exponentials import Exponentials
 from .indexed import indexed_dot_kernel
@@ -100,7 +100,7 @@ def looks_ahead(call: Call, wanted: tuple[bool, bool, bool]) -> bool:
     that is wanted takes them in, or a tail gives back what is in them. A host has to wait, which no CUDA graph can."""
     variant, least = call.variant, call.schedule.look_ahead
     of_e, of_c, of_bias = wanted
-    if variant.granularity == "segment" or is_captured(call.embeddings.device):
+    if variant.granularity == "segment" or capture.is_captured(call.embeddings.device):
         return False
     if variant.tail == "rank1":
         return (of_e and variant.filter_e) or (of_c and variant.filter_c)

@@ -127,8 +127,8 @@ class LiveSegments:
         before_marks: Callable[[], None] = lambda: None,
     ) -> None:
         """Of what `members` lists and `table` cuts, those of `chunks` into `out`, where there is one, over `top`. Marks
-        in `words` which have a live entry, or a target; rows are at `place` among those of blocks, which nobody reads
-        `before_marks` are launched."""
+        in `words` which have a live entry, or a target; rows are at `place` among those of blocks. `before_marks` is
+        called before any launch that reads `place`."""
         call, tiles = self.call, self.tiles
         for here in (chunks[k : k + self.at_once] for k in range(0, len(chunks), self.at_once)):
             bits = torch.empty((len(here) * tiles.block_n, tiles.block_v // 8), dtype=torch.uint8, device=self.device)

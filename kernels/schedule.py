@@ -257,8 +257,8 @@ def default_schedule(dtype: torch.dtype, n: int, d: int) -> Schedule:
         block_d = min(1024, max(16, triton.next_power_of_2(d)))
         forward, backward = replace(forward, block_d=block_d), replace(backward, block_d=block_d)
         product = replace(product, rows=2 * product.rows, columns=block_d)
-    # As many words as are held at once, of residuals and of words that are gathered, which two groups are. More than
-    # that many terms would let the tensor core's truncation grow, up to 10 u for every 16.
+    # As many words as are held at once: their residuals fill the room that there is, and so do they, where they are
+    # gathered, for two groups. More terms would let the tensor core's truncation grow, up to 10 u for every 16.
     most = 1 if dtype == torch.float32 else MOST_TERMS
     words = max(1, min(most, group_bytes(n) // (2 * max(n, 2 * d, 1))))
     return Schedule(

@@ -123,8 +123,8 @@ class _Segments:
         it, and in that time the device forms the tail. With one queue for all but the order, residuals waited for the
         tail, and products for a host that had words counted: 1.448 products for 1.428 on gemma-alpaca, 1.675 for 1.667
         on gemma-web (H200, in turns). The order's own, which lists need not wait for, is 1.73 for 1.81 on gemma-alpaca
-        at V=262144, D=640, and nothing at D=2304 (1.434 for 1.430). Before the tail it would take longer, 1.535 for
-        1.518 at D=1152: residuals leave no room for the tail then, and dC waits for it."""
+        at V=262144, D=640, and nothing at D=2304 (1.434 for 1.430). With the order in the queue of the tail, before
+        it, 1.535 for 1.518 at D=1152: residuals then leave the tail no multiprocessors, and dC waits for it."""
         call, tiles = self.call, self.of_rows
         live, of_row, lost_in_splits = self.live.judge(self.eps)
         counted = Counted(live, tiles.block_n)
@@ -157,7 +157,10 @@ class _Segments:
                 self._count("c", lists, lost, self.live.segments * self.n)
                 most = most_chunks(call, tiles)
                 borrowed = Borrowed.of(d_classifier, lists.firsts, tiles.block_n, tiles.block_v, most)
-            marked = self._in_groups(kept) if borrowed is None else self._all_at_once(kept, borrowed)
+            if d_classifier is None:
+                marked = self._marked(kept)
+            else:
+                marked = self._in_groups(kept) if borrowed is None else self._all_at_once(kept, borrowed)
             with beside.launches(at_once=True):
                 words_of_blocks = marked.lists() if want_e else None
             if self.stats is not None and want_e:
@@ -170,6 +173,14 @@ class _Segments:
         if borrowed is not None:
             self._write_rest(kept, borrowed)
         return d_embeddings, d_classifier
+
+    def _marked(self, kept: _Kept) -> Counted:
+        """What residuals mark that nobody multiplies, being counted."""
+        with self.beside.launches(at_once=True):
+            self._residuals(kept, range(len(kept.table)), None)
+            marked = Counted(kept.words, self.of_columns.block_v)
+        self.beside.wait()
+        return marked
 
     def _all_at_once(self, kept: _Kept, borrowed: Borrowed) -> Counted:
         """All residuals; has what they mark counted, while the device writes the first of dC."""
@@ -191,7 +202,7 @@ class _Segments:
             self._write_classifier(kept, (borrowed.rest, tiles), moved, chunk)
 
     def _in_groups(self, kept: _Kept) -> Counted:
-        """The same of a few tiles at a time, and all of dC, where it is wanted."""
+        """The same of a few tiles at a time, and all of dC."""
         firsts = kept.lists.firsts
         marked: Counted | None = None
         for tile, end, residuals in self._groups(kept):
@@ -200,10 +211,9 @@ class _Segments:
                 if marked is None and firsts[end] == firsts[-1]:  # all words are marked
                     marked = Counted(kept.words, self.of_columns.block_v)
             self.beside.wait()
-            if kept.out is not None:
-                # Few tiles have few programs where D is small: 4.84 products for 5.10 (H200, N=65536, V=49152, D=576).
-                product = self.product.spread((end - tile) * self.of_rows.block_v, self.d)
-                self._write_classifier(kept, (tile, end), residuals, int(firsts[tile]), product)
+            # Few tiles have few programs where D is small: 4.84 products for 5.10 (H200, N=65536, V=49152, D=576).
+            product = self.product.spread((end - tile) * self.of_rows.block_v, self.d)
+            self._write_classifier(kept, (tile, end), residuals, int(firsts[tile]), product)
         assert marked is not None
         return marked
 
@@ -211,16 +221,16 @@ class _Segments:
         """(first tile, the one after the last, room for their residuals): in memory of dC that is written later, while
         that is more than there is else."""
         tiles, lists, most, end = self.of_rows, kept.lists, most_chunks(self.call, self.of_rows), 0
-        if kept.out is not None:
-            for first, end, room in rounds(kept.out, lists.firsts, tiles.block_n, tiles.block_v, most):
-                yield first, end, room
+        assert kept.out is not None
+        for first, end, room in rounds(kept.out, lists.firsts, tiles.block_n, tiles.block_v, most):
+            yield first, end, room
         groups = list(lists.groups(most, end))
         largest = max((chunks for *_, chunks in groups), default=0)
         own = torch.empty((max(1, largest) * tiles.block_n, tiles.block_v), dtype=self.dtype, device=self.device)
         for tile, count, _, _ in groups:
             yield tile, tile + count, own
 
-    def _residuals(self, kept: _Kept, chunks: range, out: Tensor) -> None:
+    def _residuals(self, kept: _Kept, chunks: range, out: Tensor | None) -> None:
         self.live.residuals(
             kept.lists.members,
             kept.table,
@@ -229,7 +239,7 @@ class _Segments:
             kept.words,
             keep_targets=self.eps_e < 1,
             place=kept.order.place,
-            top=kept.top,
+            top=None if out is None else kept.top,
             out=out,
             before_marks=lambda: self.beside.follow(self.ordering),
         )

@@ -4,9 +4,9 @@
 import torch
 import triton.language as tl
 
+from . import capture
 from .arriving import Arriving
 from .backend import kernel
-from .capture import is_captured
 from .launch import vector
 
 BLOCK = 8192
@@ -42,7 +42,7 @@ class TargetCheck:
         self.count = counts[1]
         """() int32, of rows that are not ignored."""
         self._wrong = counts[:1]
-        self._arriving = None if is_captured(targets.device) else Arriving(self._wrong)
+        self._arriving = None if capture.is_captured(targets.device) else Arriving(self._wrong)
 
     def passed(self, loss: torch.Tensor) -> torch.Tensor:
         """`loss`, once the device has come this far; in a CUDA graph NaN times it, where a target is wrong.
@@ -51,7 +51,7 @@ class TargetCheck:
             ValueError: a target is neither a row of the classifier nor `ignore_index`.
         """
         if self._arriving is None:
-            return loss * torch.where(self._wrong[0] > 0, torch.nan, 1.0)
+            return loss * torch.where(self._wrong[0] > 0, torch.nan, 1.0).to(loss.dtype)
         bad = int(self._arriving.wait())
         if bad:
             targets = self.targets

@@ -268,8 +268,9 @@ def _long(bench: Bench) -> Iterator[str]:
             errors = f"{row.errors[E]:.1e} | {row.errors[C]:.1e}"
             lines.append(f"| {place.shape} | `{row.name}` | {row.products:.2f} | {errors} | {_memory(row):.0f} |")
     yield (
-        "Many tokens want more memory beyond the gradients, as a group of the vocabulary holds a row of each, and of "
-        "few words it would leave multiprocessors idle. Both passes on the same head, errors and memory:"
+        "Many tokens want more memory beyond the gradients: residuals of a group of the vocabulary have a row for "
+        "every token, and groups of few words leave multiprocessors idle. Both passes on the same head, errors and "
+        "memory:"
     )
     yield "\n".join(lines)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ccelab.kernels import PRESETS, Statistics, capture, linear_cross_entropy, target_check
+from ccelab.kernels import PRESETS, Statistics, Variant, capture, launch, linear_cross_entropy
 from ccelab.properties.cases import DEVICE, SMALL, draw
 
 LOOKING = replace(SMALL, look_ahead=0)
@@ -22,8 +22,7 @@ CAPTURED = [name for name in PRESETS if name != "cce-segment"]
 @pytest.fixture
 def captured(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if a CUDA graph captured."""
-    for module in (capture, target_check):
-        monkeypatch.setattr(module, "is_captured", lambda device: True)
+    monkeypatch.setattr(capture, "is_captured", lambda device: True)
 
 
 def step(variant: str) -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, ...]]:
@@ -69,6 +68,34 @@ def test_what_needs_a_host_is_not_captured(options: dict[str, Any], said: str) -
         linear_cross_entropy(case.input, case.linear_weight, case.target, schedule=SMALL, **options)
 
 
+@pytest.mark.parametrize(
+    ("variant", "said"),
+    [
+        ("cce-segment", "capture a variant of tiles"),
+        ("cce-no-sort,eps=2^-6,tail=rank1", "capture a variant of tiles"),
+        ("cce-stored", "capture the forward pass with it"),
+    ],
+)
+def test_nor_is_a_backward_pass_alone(variant: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of tail=rank1 it would drop the tail."""
+    case = draw()
+    leaf = case.input.clone().requires_grad_()
+    loss = linear_cross_entropy(leaf, case.linear_weight, case.target, variant=variant, schedule=SMALL)
+    monkeypatch.setattr(capture, "is_captured", lambda device: True)
+    with pytest.raises(RuntimeError, match=said):
+        loss.backward()
+
+
+@pytest.mark.parametrize("is_captured", [True, False])
+def test_no_host_looks_ahead_for_a_graph(is_captured: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capture, "is_captured", lambda device: is_captured)
+    case = draw()
+    call = launch.Call(
+        case.input, case.linear_weight, None, case.target, -100, None, Variant.of("cce-no-sort"), LOOKING
+    )
+    assert (launch.room_for(call, (True, True, False)).record is None) == is_captured
+
+
 @pytest.mark.usefixtures("captured")
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 def test_a_captured_loss_of_a_wrong_target_is_nan(reduction: Any) -> None:
@@ -76,6 +103,7 @@ def test_a_captured_loss_of_a_wrong_target_is_nan(reduction: Any) -> None:
     options: dict[str, Any] = {"schedule": SMALL, "reduction": reduction}
     right = linear_cross_entropy(case.input, case.linear_weight, case.target, **options)
     assert bool(right.isfinite().all())
+    assert right.dtype == torch.float32
     e, target = case.input.clone().requires_grad_(), case.target.clone()
     target[3] = len(case.linear_weight)
     wrong = linear_cross_entropy(e, case.linear_weight, target, **options)

@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from ccelab.kernels import scales
+from ccelab.kernels.launch import vector
 from ccelab.precision import single_stages as stages
 from ccelab.precision.arithmetic import ANY
 from ccelab.precision.formats import Format, U
@@ -168,6 +170,21 @@ def test_relative_scale_divides_powers_of_two() -> None:
     ratio = exponents[below[:, 0]] - exponents[below[:, 1]]
     want = torch.where(ratio >= -126, powers(ratio), 0.0)
     assert torch.equal(got.double(), want)
+
+
+@pytest.mark.parametrize("at_once", [16, 64])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_scale_of_all_is_the_largest(dtype: torch.dtype, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of rows that have a target, however many a program looks at together."""
+    monkeypatch.setattr(scales, "ALL_ROWS", at_once)
+    n, zeros = 70, torch.zeros(70, device=DEVICE)
+    targets = torch.zeros(n, dtype=torch.int64, device=DEVICE)
+    for top in (0, 17, 69):
+        upstream = torch.full((n,), 2.0**-9, device=DEVICE)
+        upstream[top], targets[1], upstream[1] = -0.75 * 2.0**-5, -100, 2.0**30
+        rows = (vector(targets), zeros, zeros, vector(upstream), None)
+        found: Tensor = scales.scale_of_all(rows, (n, 8, 8), -100, dtype)  # type: ignore[no-untyped-call]
+        assert found.tolist() == [1.0 if dtype == torch.float32 else 2.0**-6]
 
 
 @pytest.mark.parametrize("softcap", [1.0, 30.0, 1 / 3, 2.0**126])

@@ -71,7 +71,8 @@ def test_the_default_depends_on_the_problem_alone(dtype: torch.dtype, n: int) ->
     [(512, 576, 8192), (8192, 2304, 8192), (8192, 5120, 6553), (2**15, 576, 3584), (2**16, 576, 2816)],
 )
 def test_a_group_of_many_rows_holds_enough_words(n: int, d: int, words: int) -> None:
-    """Half of what 128 MiB hold, the other being for gathered words; and of dC all multiprocessors have some."""
+    """Residuals of (n, words) fill the room that there is, gathered words of two groups as well; and whatever n is,
+    increments of dC are of 8192 rows."""
     schedule = default_schedule(torch.bfloat16, n, d)
     assert schedule.words_per_increment == words
     assert schedule.merged("c", Variant.of("cce-exact"), stores=False) * schedule.backward.block_n == 8192

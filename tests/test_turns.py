@@ -14,7 +14,10 @@ from ccelab.kernels import Variant
 from ccelab.kernels import turns as module
 from ccelab.kernels.borrowed import Borrowed
 from ccelab.kernels.kept_words import KeptWords
+from ccelab.kernels.launch import Call
 from ccelab.kernels.lists import Lists
+from ccelab.kernels.live_segments import LiveSegments
+from ccelab.kernels.schedule import default_schedule
 from ccelab.kernels.turns import Turn, turns_of_blocks, turns_of_chunks
 from ccelab.properties.cases import SMALL, peaked, run
 
@@ -51,6 +54,32 @@ def test_every_chunk_has_a_turn_and_a_place(seed: int) -> None:
         assert sorted(had) == [(b, c) for b, count in enumerate(counts) for c in range(count)]
 
 
+@pytest.mark.parametrize(("n", "mib"), [(64, 40), (8192, 40), (16384, 104), (65536, 488)])
+def test_many_rows_hold_more(n: int, mib: int) -> None:
+    schedule = default_schedule(torch.bfloat16, n, 576)
+    e = torch.empty((n, 0), dtype=torch.bfloat16)
+    call = Call(e, e, None, e, -100, None, Variant.of("cce-segment"), schedule)
+    tiles = schedule.row_segments
+    assert module.most_chunks(call, tiles) * tiles.block_n * tiles.block_v * 2 == mib * 2**20
+
+
+def test_without_dc_no_residuals_of_rows_are_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What they mark is all that dE wants of them."""
+    case = peaked(70, 200, 40, variant="cce-segment,eps=2^-8")
+    both = run(case)
+    stored: list[bool] = []
+    form = LiveSegments.residuals
+
+    def note(self: LiveSegments, *arguments: Any, **named: Any) -> None:
+        stored.append(named["out"] is not None)
+        form(self, *arguments, **named)
+
+    monkeypatch.setattr(LiveSegments, "residuals", note)
+    alone = run(replace(case, wanted=(True, False, False)))
+    assert stored == [False]
+    assert torch.equal(alone.outputs["d_embeddings"], both.outputs["d_embeddings"])
+
+
 def test_there_are_none_where_a_chunk_of_each_block_is_too_much() -> None:
     assert turns_of_chunks(keeping([3, 1, 2]), 2) == []
     assert [turn.size for turn in turns_of_chunks(keeping([3, 1, 2]), 3)] == [1, 2]
@@ -75,7 +104,7 @@ def test_residuals_may_lie_in_the_record(
     monkeypatch.setattr(Borrowed, "of", lambda *arguments: None)
     whole = run(case)
     record = rooms[0][1].spare
-    monkeypatch.setattr(module, "GROUP_BYTES", record.nbytes * thirds // 3)
+    monkeypatch.setattr(module, "TURN_BYTES", record.nbytes * thirds // 3)
     other = run(case)
     (room, words) = rooms[1]
     assert words.lists.firsts[-1] > 0
@@ -105,7 +134,7 @@ def test_sums_that_wait_lose_nothing(
     monkeypatch.setattr(KeptWords, "_turns", note)
     by_schedule = run(replace(case, schedule=replace(SMALL, group=1)))
     with monkeypatch.context() as patch:
-        patch.setattr(module, "GROUP_BYTES", 2 * 2 * 70 * 40 + 2048)
+        patch.setattr(module, "TURN_BYTES", 2 * 2 * 70 * 40 + 2048)
         by_memory = run(case)
     monkeypatch.setattr(Borrowed, "of", lambda *arguments: None)
     at_once = run(case)
