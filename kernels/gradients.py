@@ -48,7 +48,7 @@ def backward(
     wanted: tuple[bool, bool, bool],
     stats: Statistics | None,
 ) -> Gradients:
-    """dE, dC and dbias, each where `wanted` says so, of what the forward pass found. Exponentials are used up."""
+    """dE, dC and dbias, each where `wanted` says so, of what the forward pass found; `room` may be used up."""
     outputs = (call.embeddings, call.classifier, call.bias)
     if call.shape[0] == 0 or not any(wanted):
         d_e, d_c, d_b = (

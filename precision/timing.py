@@ -67,13 +67,16 @@ def timing(problem: Problem, variant: Variant, schedule: Schedule, repetitions: 
     def forward() -> None:
         launch.forward(call, room)
 
+    def fill() -> None:  # a backward pass may write over what it reads
+        launch.forward_partial(call, room)
+
     def backward() -> None:
         gradients.backward(call, row_max, log_sum, room, upstream, wanted, None)
 
     for warm_up in (product, forward, backward, product):
         warm_up()
     rounds = [pair(product, forward) for _ in range(repetitions)]
-    slow = [pair(product, backward) for _ in range(3)]
+    slow = [pair(product, backward, before=fill) for _ in range(3)]
     return Timing(
         product_ms=median(p for p, _ in rounds),
         forward_ms=median(f for _, f in rounds),
@@ -81,7 +84,7 @@ def timing(problem: Problem, variant: Variant, schedule: Schedule, repetitions: 
         forward_over_product=median(f / p for p, f in rounds),
         backward_over_product=median(b / p for p, b in slow),
         forward_mib=peak(forward, e.device),
-        backward_mib=peak(backward, e.device),
+        backward_mib=peak(backward, e.device, before=fill),
         repetitions=repetitions,
     )
 
@@ -98,8 +101,15 @@ With 3 ms a forward pass on a host that was still killing processes read 7.6 pro
 the clock of a card at its power limit was still that of what had run before: products of 14.26 to 14.45 ms (H200)."""
 
 
-def pair(product: Callable[[], None], work: Callable[[], None]) -> tuple[float, float]:
-    """Milliseconds of the product and of the work, one right after the other."""
+def nothing() -> None:
+    """What has to be done before a work that needs nothing."""
+
+
+def pair(
+    product: Callable[[], None], work: Callable[[], None], *, before: Callable[[], None] = nothing
+) -> tuple[float, float]:
+    """Milliseconds of the product and of the work, one right after the other; `before` them is not counted."""
+    before()
     marks = [torch.cuda.Event(enable_timing=True) for _ in range(4)]
     marks[0].record()
     product()
@@ -116,11 +126,12 @@ def pair(product: Callable[[], None], work: Callable[[], None]) -> tuple[float, 
     return marks[1].elapsed_time(marks[2]), marks[2].elapsed_time(marks[3])
 
 
-def peak(work: Callable[[], None], device: torch.device) -> float:
-    """The most memory in MiB that the work holds at once beyond what is held already."""
+def peak(work: Callable[[], None], device: torch.device, *, before: Callable[[], None] = nothing) -> float:
+    """The most memory in MiB that the work holds at once beyond what is held already, after what is done `before`."""
+    before()
     torch.cuda.synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device)
+    held = torch.cuda.memory_allocated(device)
     work()
     torch.cuda.synchronize(device)
-    return (torch.cuda.max_memory_allocated(device) - before) / MIB
+    return (torch.cuda.max_memory_allocated(device) - held) / MIB
