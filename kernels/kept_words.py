@@ -41,17 +41,17 @@ class KeptWords:
         """dE of the words in `lists`, and (N,) fp32 probability that rows lose; residuals lie in `borrowed` memory, if
         there is enough, or in the record's, which has lost what it held."""
         # Not earlier: what the device holds before is the most, 67 MiB for 47 (gemma-web, N=8192, V=256000, D=2304).
-        self.out = torch.empty((self.n, self.d), dtype=self.dtype, device=self.device)
-        self.lost = torch.empty(self.n, device=self.device)
+        out = torch.empty((self.n, self.d), dtype=self.dtype, device=self.device)
+        lost = torch.empty(self.n, device=self.device)
         self.lists, self.probability = lists, torch.empty((lists.firsts[-1], self.tiles.block_n), device=self.device)
-        turns, residuals, carried = self._turns(borrowed)
+        turns, residuals, carried = self._turns(borrowed, out)
         for turn in turns:
             if turn.chunks:
                 self._residuals(turn, residuals)
-            self._multiply(turn, residuals, carried)
-        return self.out, self.lost
+            self._multiply(turn, residuals, carried, out, lost)
+        return out, lost
 
-    def _turns(self, borrowed: Tensor | None) -> tuple[list[Turn], Tensor, Carried | None]:
+    def _turns(self, borrowed: Tensor | None, out: Tensor) -> tuple[list[Turn], Tensor, Carried | None]:
         """Those there are; room for the residuals of any; and for sums that wait for the next."""
         tiles, group = self.tiles, self.call.schedule.group
         entries = tiles.block_n * tiles.block_v
@@ -62,7 +62,7 @@ class KeptWords:
                 borrowed, most = self.spare, spare
             else:
                 most = max(most, lent)
-        low, turns, out = 0, list[Turn](), self.out
+        low, turns = 0, list[Turn]()
         if self.lists.firsts[-1] > most and self.dtype.itemsize == 2:
             low = triton.cdiv(out.numel(), entries)
             if group is not None:
@@ -111,7 +111,7 @@ class KeptWords:
             **options(tiles, call.schedule),
         )
 
-    def _multiply(self, turn: Turn, residuals: Tensor, carried: Carried | None) -> None:
+    def _multiply(self, turn: Turn, residuals: Tensor, carried: Carried | None, out: Tensor, lost: Tensor) -> None:
         call, tiles, lists = self.call, self.tiles, self.lists
         product = self.product.spread(turn.blocks * tiles.block_n, self.d)
         g, has_descriptor = operand(residuals, (tiles.block_n, product.step(tiles.block_v)), call.schedule)
@@ -126,8 +126,8 @@ class KeptWords:
             *self.rows,
             self.probability,
             self.pull,
-            self.lost,
-            matrix(self.out),
+            lost,
+            matrix(out),
             carried,
             turn.block,
             turn.begin,

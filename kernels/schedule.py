@@ -138,15 +138,13 @@ class Schedule:
         for name, kind in (("forward", Tiles), ("backward", Tiles), ("product", ProductTiles)):
             if not isinstance(getattr(self, name), kind):
                 raise TypeError(f"{name} is a {type(getattr(self, name)).__name__}, expected {kind.__name__}")
-        if not isinstance(self.splits, int) or self.splits < 1:
-            raise ValueError(f"splits={self.splits!r} is not a positive number")
-        if self.workers is not None and (not isinstance(self.workers, int) or self.workers < 1):
-            raise ValueError(f"workers={self.workers!r} is not a positive number, nor None")
-        if self.row_blocks is not None and (not isinstance(self.row_blocks, int) or self.row_blocks < 1):
-            raise ValueError(f"row_blocks={self.row_blocks!r} is not a positive number, nor None")
-        for name in ("words_per_increment", "rows_per_increment"):
-            if not isinstance(terms := getattr(self, name), int) or terms < 1:
-                raise ValueError(f"{name}={terms!r} is not a positive number")
+        for name in ("splits", "words_per_increment", "rows_per_increment"):
+            if not isinstance(number := getattr(self, name), int) or number < 1:
+                raise ValueError(f"{name}={number!r} is not a positive number")
+        for name in ("workers", "row_blocks", "group"):
+            number = getattr(self, name)
+            if number is not None and (not isinstance(number, int) or number < 1):
+                raise ValueError(f"{name}={number!r} is not a positive number, nor None")
         width = self.segment_columns
         if not isinstance(width, int) or width < 16 or width & (width - 1) or width > self.forward.block_v:
             raise ValueError(
@@ -155,8 +153,6 @@ class Schedule:
             )
         if self.look_ahead is not None and (not isinstance(self.look_ahead, int) or self.look_ahead < 0):
             raise ValueError(f"look_ahead={self.look_ahead!r} is not a number of words, nor None")
-        if self.group is not None and (not isinstance(self.group, int) or self.group < 1):
-            raise ValueError(f"group={self.group!r} is not a positive number, nor None")
 
     def cut(self, n: int, v: int) -> Cut:
         """Of the forward pass."""

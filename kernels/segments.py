@@ -153,13 +153,12 @@ class _Segments:
                 lists = counted.lists()
                 kept = _Kept(lists, lists.table(), top, words, order, d_classifier, tail)
             borrowed = None
-            if d_classifier is not None:
-                self._count("c", lists, lost, self.live.segments * self.n)
-                most = most_chunks(call, tiles)
-                borrowed = Borrowed.of(d_classifier, lists.firsts, tiles.block_n, tiles.block_v, most)
             if d_classifier is None:
                 marked = self._marked(kept)
             else:
+                self._count("c", lists, lost, self.live.segments * self.n)
+                most = most_chunks(call, tiles)
+                borrowed = Borrowed.of(d_classifier, lists.firsts, tiles.block_n, tiles.block_v, most)
                 marked = self._in_groups(kept) if borrowed is None else self._all_at_once(kept, borrowed)
             with beside.launches(at_once=True):
                 words_of_blocks = marked.lists() if want_e else None

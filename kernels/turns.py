@@ -56,9 +56,9 @@ class Turn:
 
 def turns_of_blocks(lists: Lists, most: int) -> Iterator[Turn]:
     """All chunks of some blocks, at most `most`, or of a single block."""
+    places = lists.first[None]
     for block, blocks, first, chunks in lists.groups(most):
         size = int(np.diff(lists.firsts[block : block + blocks + 1]).max())
-        places = lists.first[None]
         yield Turn(block=block, blocks=blocks, begin=0, size=size, chunks=chunks, places=places, row=0, first=first)
 
 

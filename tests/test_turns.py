@@ -95,8 +95,8 @@ def test_residuals_may_lie_in_the_record(
     rooms: list[tuple[Tensor, KeptWords]] = []
     turns_of = KeptWords._turns
 
-    def note(self: KeptWords, borrowed: Tensor | None) -> Any:
-        found = turns_of(self, borrowed)
+    def note(self: KeptWords, borrowed: Tensor | None, out: Tensor) -> Any:
+        found = turns_of(self, borrowed, out)
         rooms.append((found[1], self))
         return found
 
@@ -124,8 +124,8 @@ def test_sums_that_wait_lose_nothing(
     seen: list[tuple[int, bool]] = []
     turns_of = KeptWords._turns
 
-    def note(self: KeptWords, borrowed: Tensor | None) -> Any:
-        found = turns_of(self, borrowed)
+    def note(self: KeptWords, borrowed: Tensor | None, out: Tensor) -> Any:
+        found = turns_of(self, borrowed, out)
         room = found[1].untyped_storage().data_ptr()
         seen.append((len(found[0]), borrowed is not None and room == borrowed.untyped_storage().data_ptr()))
         assert (found[2] is None) == (len(found[0]) == 1)
